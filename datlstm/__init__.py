@@ -1,0 +1,1 @@
+"""Nightly sea-surface-temperature forecasts: the library, which knows nothing of Prefect."""

@@ -1,0 +1,302 @@
+"""The versioned SST archive: an Icechunk repository in which one night is one commit and every state has an id."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import icechunk
+import numpy as np
+import xarray as xr
+import zarr
+
+from datlstm import daily
+from datlstm.clock import now_seconds
+from datlstm.daily import DailyAxis
+from datlstm.errors import ArchiveError
+from datlstm.grid import Grid
+from datlstm.quality import UNUSABLE, DayQuality
+from datlstm.settings import Settings
+from datlstm.store import Store
+
+PATH = "archive"
+BRANCH = "main"
+# It warns at every opening that local commits race; here a lock lets one writer in at a time.
+icechunk.set_logs_filter("error")
+FORMAT_VERSION = 1
+SEA, LAND = 1, 2
+
+
+@dataclass(frozen=True)
+class UpsertReport:
+    """What an upsert did, day by day, and the snapshot that now holds the result.
+
+    ``refused`` are days whose unusable new field was not let over a usable stored one.
+    """
+
+    snapshot_id: str
+    added: list[date] = field(default_factory=list)
+    revised: list[date] = field(default_factory=list)
+    unchanged: list[date] = field(default_factory=list)
+    refused: list[date] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether the archive is another one than before."""
+        return bool(self.added or self.revised)
+
+
+class Archive:
+    """The archive of one region under one store.
+
+    Raises `ArchiveError` when the repository is absent (but for `upsert`, which makes it), belongs to another grid or
+    another first day, or is of a newer format.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = Store(settings.store)
+        self.grid = Grid.from_region(settings.region)
+
+    def exists(self) -> bool:
+        """Tell whether anything was ever written."""
+        return icechunk.Repository.exists(self._store.icechunk(PATH))
+
+    def snapshot_id(self) -> str:
+        """Return the id of the newest state."""
+        return self._repository().lookup_branch(BRANCH)
+
+    def last_day(self) -> date:
+        """Return the newest usable day. Raises `ArchiveError` when there is none."""
+        days = self.usable_days()
+        if not days:
+            raise ArchiveError(f"{self._store.url_of(PATH)} holds no usable day: run a backfill, or look at its flags")
+        return days[-1]
+
+    def usable_days(self, snapshot_id: str | None = None) -> list[date]:
+        """Return all usable days, ascending."""
+        quality = self._open(snapshot_id)["quality"]
+        usable = quality["time"].values[(quality.values & UNUSABLE) == 0]
+        return list(usable.astype("datetime64[D]").astype(object))
+
+    def open(self, snapshot_id: str | None = None) -> xr.Dataset:
+        """Return a whole state, lazily, exactly as stored: flagged days included.
+
+        ``sst(time, latitude, longitude)`` kelvin, ``sea_ice_fraction``, ``mask(latitude, longitude)`` (1 sea, 2 land)
+        and per day ``quality``, ``source_product``, ``source_version``, ``ingested_at``.
+        """
+        return self._open(snapshot_id)
+
+    def read(self, first_day: date, last_day: date, snapshot_id: str | None = None) -> xr.Dataset:
+        """Return a closed interval of days, lazily, unusable and absent days as NaN.
+
+        Days outside the archive's axis are added as absent, so the result always has every asked day.
+        """
+        days = np.arange(np.datetime64(first_day, "ns"), np.datetime64(last_day, "ns") + 1, np.timedelta64(1, "D"))
+        stored = self._open(snapshot_id).sel(time=slice(days[0], days[-1]))
+        fields = stored[["sst", "sea_ice_fraction"]].where((stored["quality"] & int(UNUSABLE)) == 0)
+        return fields.reindex(time=days).assign(mask=stored["mask"])
+
+    def attribution(self) -> str:
+        """Return the credit line of the source that was written last."""
+        return str(self._open(None).attrs["attribution"])
+
+    def ocean_mask(self) -> xr.DataArray:
+        """Return the boolean ``(latitude, longitude)`` mask the archive was made with."""
+        mask = self._open(None)["mask"]
+        return (mask.load() & SEA).astype(bool).rename("ocean_mask").drop_attrs()
+
+    def upsert(
+        self, days: xr.Dataset, ocean_mask: xr.DataArray, *, product: str, version: str, attribution: str
+    ) -> UpsertReport:
+        """Add new days, replace changed ones, leave equal ones alone, in one commit.
+
+        ``days`` holds ``sst`` and ``sea_ice_fraction`` ``(time, latitude, longitude)`` on the archive's grid and
+        ``quality`` ``(time)``, days in any order. A flagged day is stored flagged, but an unusable one never replaces a
+        usable one.
+        """
+        self._check_grid(days)
+        days = days.sortby("time").load()
+        if days["time"].size == 0 or bool(days.indexes["time"].has_duplicates):
+            raise ArchiveError(f"upsert of {days['time'].size} days: none, or one of them twice; merge them first")
+        with self._store.writer(PATH):
+            repository = self._repository(create=True)
+            session = repository.writable_session(BRANCH)
+            axis = self._axis(session, ocean_mask)
+            report, block = self._merge(axis, days, session, product, version)
+            if not report.changed:
+                return UpsertReport(
+                    repository.lookup_branch(BRANCH), unchanged=report.unchanged, refused=report.refused
+                )
+            first, last = _day(days["time"][0]), _day(days["time"][-1])
+            axis.extend(last)
+            axis.write(first, block)
+            zarr.open_group(session.store, mode="r+").attrs["attribution"] = attribution
+            message = f"{first} … {last}: {len(report.added)} days added, {len(report.revised)} revised"
+            snapshot = session.commit(message)
+        return UpsertReport(snapshot, report.added, report.revised, report.unchanged, report.refused)
+
+    def _merge(
+        self, axis: DailyAxis, days: xr.Dataset, session: icechunk.Session, product: str, version: str
+    ) -> tuple[UpsertReport, dict[str, np.ndarray]]:
+        """Return what is new, and all days from the first to the last given as they shall be stored."""
+        first, last = _day(days["time"][0]), _day(days["time"][-1])
+        if axis.index(first) < 0:
+            raise ArchiveError(
+                f"{first} lies before the archive's first day {axis.first_day}, which is fixed when it is made: set "
+                "archive.first_day for a new store"
+            )
+        block = self._stored_block(session, first, last)
+        given = {name: days[name].values for name in ("sst", "sea_ice_fraction", "quality")}
+        report = UpsertReport("")
+        now = now_seconds()
+        for i, day in enumerate(days["time"].values.astype("datetime64[D]").astype(object)):
+            place = (day - first).days
+            new = {name: values[i] for name, values in given.items()}
+            new |= {"source_product": np.asarray(product), "source_version": np.asarray(version)}
+            verdict = _compare({name: block[name][place] for name in new}, new)
+            getattr(report, verdict).append(day)
+            if verdict in ("added", "revised"):
+                for name, value in {**new, "ingested_at": np.asarray(now)}.items():
+                    block[name][place] = value
+        return report, block
+
+    def _stored_block(self, session: icechunk.Session, first: date, last: date) -> dict[str, np.ndarray]:
+        wanted = np.arange(np.datetime64(first, "ns"), np.datetime64(last, "ns") + 1, np.timedelta64(1, "D"))
+        shape = (wanted.size, *self.grid.shape)
+        block = {
+            "sst": np.full(shape, np.nan, "float32"),
+            "sea_ice_fraction": np.full(shape, np.nan, "float32"),
+            "quality": np.full(wanted.size, DayQuality.MISSING, "uint8"),
+            "source_product": np.full(wanted.size, "", np.dtypes.StringDType()),
+            "source_version": np.full(wanted.size, "", np.dtypes.StringDType()),
+            "ingested_at": np.zeros(wanted.size, "int64"),
+        }
+        group = zarr.open_group(session.store, mode="r")
+        axis = DailyAxis(group, "time")
+        start, stop = axis.index(first), min(axis.index(last) + 1, axis.size)
+        for name, values in block.items():
+            if stop > start:
+                values[: stop - start] = np.asarray(group[name][start:stop])  # type: ignore[index]
+        return block
+
+    def _axis(self, session: icechunk.Session, ocean_mask: xr.DataArray) -> DailyAxis:
+        try:
+            group = zarr.open_group(session.store, mode="r+")
+        except FileNotFoundError:
+            _template(self.grid, ocean_mask, self._settings).to_zarr(
+                session.store,
+                consolidated=False,
+                zarr_format=3,
+                encoding=_encoding(self.grid, self._settings),
+                mode="w-",
+            )
+            group = zarr.open_group(session.store, mode="r+")
+            group["time"].attrs["first_day"] = self._settings.archive.first_day.isoformat()
+        stored = np.asarray(group["mask"][:])  # type: ignore[index]
+        differing = int(((stored == SEA) != ocean_mask.values).sum())
+        if differing:
+            raise ArchiveError(
+                f"the source's ocean mask differs from the archive's in {differing} cells: {self._store.url_of(PATH)} "
+                "keeps the mask it was made with; use a new store for another mask"
+            )
+        return DailyAxis(group, "time")
+
+    def _repository(self, *, create: bool = False) -> icechunk.Repository:
+        storage = self._store.icechunk(PATH)
+        if create:
+            return icechunk.Repository.open_or_create(storage)
+        if not icechunk.Repository.exists(storage):
+            raise ArchiveError(f"no archive at {self._store.url_of(PATH)}: run `datlstm backfill` first")
+        return icechunk.Repository.open(storage)
+
+    def _open(self, snapshot_id: str | None) -> xr.Dataset:
+        repository = self._repository()
+        try:
+            session = repository.readonly_session(snapshot_id=snapshot_id or repository.lookup_branch(BRANCH))
+            stored = xr.open_zarr(session.store, consolidated=False, chunks={})
+        except (icechunk.IcechunkError, FileNotFoundError) as error:
+            raise ArchiveError(
+                f"{self._store.url_of(PATH)} can't be read at {snapshot_id or BRANCH}: {error}. Run `datlstm backfill` "
+                "if it is new, else restore it from a backup"
+            ) from error
+        if stored.attrs.get("format_version") != FORMAT_VERSION:
+            raise ArchiveError(
+                f"{self._store.url_of(PATH)} has format {stored.attrs.get('format_version')}, this code reads "
+                f"{FORMAT_VERSION}: use the release that wrote it, or migrate"
+            )
+        self._check_grid(stored)
+        return stored
+
+    def _check_grid(self, dataset: xr.Dataset) -> None:
+        found = Grid(dataset["latitude"].values, dataset["longitude"].values)
+        if found.hash != self.grid.hash:
+            raise ArchiveError(
+                f"grid {found} is not region {self._settings.region.name!r}'s {self.grid}: use the settings and the "
+                "store that belong together"
+            )
+
+
+def _day(time: xr.DataArray) -> date:
+    return time.values.astype("datetime64[D]").item()
+
+
+def _compare(stored: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> str:
+    stored_quality, quality = int(stored["quality"]), int(new["quality"])
+    if stored_quality & DayQuality.MISSING:
+        return "added"
+    if all(_equal(stored[name], value) for name, value in new.items()):
+        return "unchanged"
+    return "refused" if quality & UNUSABLE and not stored_quality & UNUSABLE else "revised"
+
+
+def _equal(stored: np.ndarray, new: np.ndarray) -> bool:
+    is_field = np.ndim(new) > 0
+    return bool(np.array_equal(stored, new, equal_nan=True) if is_field else stored == new)
+
+
+def _template(grid: Grid, ocean_mask: xr.DataArray, settings: Settings) -> xr.Dataset:
+    fields = ("time", "latitude", "longitude")
+    none = np.zeros((0, *grid.shape), "float32")
+    text = np.array([], np.dtypes.StringDType())
+    return xr.Dataset(
+        {
+            "sst": (fields, none, {"standard_name": "sea_surface_foundation_temperature", "units": "kelvin"}),
+            "sea_ice_fraction": (fields, none, {"standard_name": "sea_ice_area_fraction", "units": "1"}),
+            "mask": (fields[1:], np.where(ocean_mask.values, SEA, LAND).astype("int8"), _MASK_ATTRIBUTES),
+            "quality": ("time", np.zeros(0, "uint8"), _QUALITY_ATTRIBUTES),
+            "source_product": ("time", text, {"long_name": "product the day came from"}),
+            "source_version": ("time", text, {"long_name": "version of that product"}),
+            "ingested_at": ("time", np.zeros(0, "datetime64[s]"), {"long_name": "when the day was written last"}),
+        },
+        {"time": np.zeros(0, "datetime64[ns]"), **grid.coords()},
+        {"title": f"SST archive of {settings.region.title}", "format_version": FORMAT_VERSION, "grid_hash": grid.hash},
+    )
+
+
+_MASK_ATTRIBUTES = {"flag_values": np.array([SEA, LAND], "int8").tolist(), "flag_meanings": "sea land"}
+_QUALITY_ATTRIBUTES = {
+    "flag_masks": [int(flag) for flag in DayQuality if flag],
+    "flag_meanings": " ".join(str(flag.name).lower() for flag in DayQuality if flag),
+}
+
+
+def _encoding(grid: Grid, settings: Settings) -> dict[str, dict[str, Any]]:
+    chunks = (settings.archive.chunk_days, *grid.shape)
+    nan = np.float32(np.nan)
+    cube = {"chunks": chunks, "_FillValue": nan, "fill_value": nan}
+    per_day: dict[str, Any] = {"chunks": (daily.LARGE_CHUNK,)}
+    return {
+        "sst": cube,
+        "sea_ice_fraction": cube,
+        "quality": {**per_day, "fill_value": int(DayQuality.MISSING)},
+        "source_product": per_day,
+        "source_version": per_day,
+        "ingested_at": {**per_day, "units": daily.SECOND_UNITS, "dtype": "int64", "fill_value": 0},
+        "time": {**per_day, "units": daily.DAY_UNITS, "dtype": "int32", "calendar": "standard"},
+    }
+
+
+def consecutive(first_day: date, last_day: date) -> list[date]:
+    """Return every day of a closed interval."""
+    return [first_day + timedelta(days=i) for i in range((last_day - first_day).days + 1)]

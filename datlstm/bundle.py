@@ -1,0 +1,179 @@
+"""A model bundle: everything a forecaster is, in four files that prove they belong together.
+
+``models/<id>/``: ``weights.safetensors`` (none for a statistical forecaster), ``normaliser.nc`` (climatology, scale,
+damping), ``card.json`` (skill on the validation period), and ``bundle.json``, written last: without it there is no
+bundle. Nothing here can carry code.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any, Self
+
+import numpy as np
+import safetensors.torch
+import torch
+import xarray as xr
+
+from datlstm.errors import BundleError
+from datlstm.grid import Grid, ocean_mask_hash
+from datlstm.models import build
+from datlstm.normalise import Normaliser
+from datlstm.settings import Settings
+from datlstm.store import Store
+
+FORMAT_VERSION = 1
+DAMPED_PERSISTENCE = "damped_persistence"
+MANIFEST, WEIGHTS, NORMALISER, CARD = "bundle.json", "weights.safetensors", "normaliser.nc", "card.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A forecaster with all it was fitted on.
+
+    ``forecaster`` is an architecture's name, or ``damped_persistence`` for the statistical one, which has no network.
+    ``damping`` is ``(lead_time, latitude, longitude)``; ``input_days`` is how many days the network reads.
+    """
+
+    region: str
+    forecaster: str
+    input_days: int
+    normaliser: Normaliser
+    damping: xr.DataArray
+    archive_snapshot: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """A name that follows from the contents: the same training gives the same id."""
+        digest = hashlib.sha256(self.normaliser.id.encode())
+        digest.update(np.ascontiguousarray(self.damping.values).tobytes())
+        digest.update(json.dumps([self.region, self.forecaster, self.input_days, self.config], sort_keys=True).encode())
+        for name in sorted(self.weights):
+            digest.update(name.encode() + self.weights[name].numpy().tobytes())
+        return f"{self.region}-{self.forecaster.replace('_', '-')}-{digest.hexdigest()[:12]}"
+
+    @property
+    def lead_days(self) -> int:
+        """The longest lead it can forecast, days."""
+        return self.damping.sizes["lead_time"]
+
+    def damped(self) -> Self:
+        """Return the damped persistence of this bundle's own climatology: the ladder's next rung."""
+        return replace(self, forecaster=DAMPED_PERSISTENCE, config={}, weights={}, card={})
+
+    def network(self) -> torch.nn.Module:
+        """Return the network with its weights, in evaluation mode. Raises `BundleError` when they don't fit it."""
+        network = build(self.forecaster, self.config)
+        try:
+            network.load_state_dict(dict(self.weights), strict=True)
+        except RuntimeError as error:
+            raise BundleError(f"the weights of {self.id} don't fit a {self.forecaster} of its configuration") from error
+        return network.eval()
+
+    def check_matches(self, settings: Settings) -> None:
+        """Raise `BundleError` unless this bundle forecasts the region of the settings, on its grid, far enough."""
+        grid = Grid.from_region(settings.region)
+        found = Grid(self.normaliser.scale["latitude"].values, self.normaliser.scale["longitude"].values)
+        if self.region != settings.region.name or found != grid:
+            raise BundleError(
+                f"bundle {self.id} is for region {self.region!r} on grid {found.hash}, not {settings.region.name!r} on "
+                f"{grid.hash}: retrain it for this region"
+            )
+        if self.lead_days < settings.model.lead_days:
+            raise BundleError(
+                f"bundle {self.id} forecasts {self.lead_days} days, the settings ask for {settings.model.lead_days}"
+            )
+
+    def save(self, store: Store) -> str:
+        """Write the bundle unless it is there already, and return its id."""
+        folder = f"models/{self.id}"
+        if store.read(f"{folder}/{MANIFEST}") is None:
+            files = self._files()
+            for name, content in files.items():
+                store.write(f"{folder}/{name}", content)
+            store.write_json(f"{folder}/{MANIFEST}", self._manifest(files))
+        return self.id
+
+    @classmethod
+    def load(cls, store: Store, bundle_id: str) -> Self:
+        """Read a bundle and verify every byte of it.
+
+        Raises `BundleError` when it is absent, of a newer format, or any file is not the one it was saved with.
+        """
+        manifest = store.read_json(f"models/{bundle_id}/{MANIFEST}")
+        if manifest is None:
+            raise BundleError(f"no bundle {bundle_id!r} in {store.url_of('models')}: run `datlstm models` to see them")
+        if manifest.get("format_version") != FORMAT_VERSION:
+            raise BundleError(
+                f"bundle {bundle_id} has format {manifest.get('format_version')}, this code reads {FORMAT_VERSION}"
+            )
+        files = {name: _verified(store, bundle_id, name, digest) for name, digest in manifest["sha256"].items()}
+        bundle = cls._from_files(manifest, files)
+        if bundle.id != bundle_id or bundle._hashes() != manifest["hashes"]:
+            raise BundleError(f"bundle {bundle_id} holds the contents of {bundle.id}: it was tampered with; retrain")
+        return bundle
+
+    @classmethod
+    def _from_files(cls, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+        fitted = xr.load_dataset(io.BytesIO(files[NORMALISER]), engine="h5netcdf")
+        return cls(
+            manifest["region"],
+            manifest["forecaster"],
+            manifest["input_days"],
+            Normaliser.from_dataset(fitted.drop_vars("damping")),
+            fitted["damping"],
+            manifest["archive_snapshot"],
+            manifest["config"],
+            safetensors.torch.load(files[WEIGHTS]) if WEIGHTS in files else {},
+            manifest["training"],
+            json.loads(files[CARD]),
+        )
+
+    def _files(self) -> dict[str, bytes]:
+        fitted = self.normaliser.to_dataset().assign(damping=self.damping.drop_attrs())
+        files = {
+            NORMALISER: bytes(fitted.to_netcdf(engine="h5netcdf")),
+            CARD: json.dumps(self.card, indent=2, sort_keys=True).encode(),
+        }
+        if self.weights:
+            files[WEIGHTS] = safetensors.torch.save(dict(self.weights))
+        return files
+
+    def _manifest(self, files: Mapping[str, bytes]) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "id": self.id,
+            "region": self.region,
+            "forecaster": self.forecaster,
+            "input_days": self.input_days,
+            "config": dict(self.config),
+            "normaliser_id": self.normaliser.id,
+            "hashes": self._hashes(),
+            "archive_snapshot": self.archive_snapshot,
+            "code_version": version("datlstm"),
+            "torch_version": torch.__version__,
+            "training": dict(self.training),
+            "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        }
+
+    def _hashes(self) -> dict[str, str]:
+        scale = self.normaliser.scale
+        return {
+            "grid": Grid(scale["latitude"].values, scale["longitude"].values).hash,
+            "ocean_mask": ocean_mask_hash(self.normaliser.ocean_mask),
+        }
+
+
+def _verified(store: Store, bundle_id: str, name: str, digest: str) -> bytes:
+    content = store.read(f"models/{bundle_id}/{name}")
+    if content is None or hashlib.sha256(content).hexdigest() != digest:
+        state = "is missing" if content is None else "is not the file it was saved with"
+        raise BundleError(f"{name} of bundle {bundle_id} {state}: restore it from a backup, or retrain")
+    return content

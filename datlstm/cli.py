@@ -1,0 +1,266 @@
+"""``datlstm …``: the verbs of the flows, for hands."""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from datlstm.clock import today
+from datlstm.errors import DatlstmError
+from datlstm.settings import Settings, load_settings, shipped_regions
+
+# Prefect reads these at import: its embedded server needs longer than its default on a small machine, and says nothing
+# to the outside.
+PREFECT_DEFAULTS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "datlstm",
+    "DO_NOT_TRACK": "1",
+}
+
+R = TypeVar("R")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Nightly sea-surface-temperature forecasts: ingest, forecast, verify, publish, retrain.",
+    epilog="Every value of a settings file can be overridden, for example DATLSTM_STORE=s3://bucket/prefix.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+SettingsName = Annotated[
+    str | None,
+    typer.Option(
+        "--settings",
+        "-s",
+        help=f"A region ({', '.join(shipped_regions())}) or a TOML file. Default: DATLSTM_SETTINGS, else bohai.",
+    ),
+]
+AsOf = Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="As of this day. Default: today.")]
+
+
+@app.command()
+def nightly(
+    forecast_date: Annotated[
+        datetime | None,
+        typer.Option(
+            "--date", formats=["%Y-%m-%d"], help="The night (UTC); input are the days before it. Default: today."
+        ),
+    ] = None,
+    settings: SettingsName = None,
+    bootstrap: Annotated[
+        bool, typer.Option(help="First fill an empty archive and train a first model, as far as either is missing.")
+    ] = False,
+) -> None:
+    """Run one night: ingest what is new, forecast, score what can be scored, publish."""
+    chosen = _settings(settings)
+    if bootstrap:
+        _announce_bootstrap(chosen)
+    from flows.nightly import nightly as flow
+
+    _guarded(lambda: flow(forecast_date=_day(forecast_date), settings=settings, bootstrap=bootstrap))
+    _show_products(chosen)
+
+
+@app.command()
+def backfill(
+    first_day: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="Default: the source's first day.")
+    ] = None,
+    last_day: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Default: the source's last day.")
+    ] = None,
+    settings: SettingsName = None,
+) -> None:
+    """Fill the archive with past days, a year a commit; run it again after a kill and it goes on."""
+    chosen = _settings(settings)
+    last = _day(last_day) or _guarded(lambda: _source_end(chosen))
+    from flows.backfill import backfill as flow
+
+    console.print(_guarded(lambda: flow(last, _day(first_day), settings)))
+
+
+@app.command()
+def retrain(settings: SettingsName = None) -> None:
+    """Train a model from scratch on the archive, score it, and promote it if it is better than what forecasts now."""
+    _settings(settings)
+    from flows.retrain import retrain as flow
+
+    console.print(_guarded(lambda: flow(settings)))
+
+
+@app.command()
+def verify(as_of: AsOf = None, settings: SettingsName = None) -> None:
+    """Score published forecasts whose truth has arrived, and print the skill by lead."""
+    from datlstm.skill import verify as score
+
+    chosen = _settings(settings)
+    report = _guarded(lambda: score(chosen, _day(as_of) or today()))
+    console.print(f"{len(report.scored)} forecasts scored, {len(report.unchanged)} unchanged")
+    _guarded(lambda: _show_skill(chosen))
+
+
+@app.command()
+def models(settings: SettingsName = None) -> None:
+    """List the model bundles with their validation skill; the champion is marked."""
+    _guarded(lambda: _show_models(_settings(settings)))
+
+
+@app.command()
+def promote(bundle_id: str, settings: SettingsName = None) -> None:
+    """Make a bundle the champion by hand, past the gate."""
+    from datlstm.bundle import Bundle
+    from datlstm.registry import promote as point_to
+    from datlstm.store import Store
+
+    chosen = _settings(settings)
+
+    def act() -> None:
+        store = Store(chosen.store)
+        Bundle.load(store, bundle_id).check_matches(chosen)
+        point_to(store, bundle_id, "promoted by hand")
+
+    _guarded(act)
+    console.print(f"{bundle_id} is champion")
+
+
+@app.command()
+def rollback(settings: SettingsName = None) -> None:
+    """Go back to the champion before the last promotion."""
+    from datlstm.registry import rollback as point_back
+    from datlstm.store import Store
+
+    chosen = _settings(settings)
+    console.print(f"{_guarded(lambda: point_back(Store(chosen.store)))} is champion again")
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="The NetCDF file to write.")],
+    init: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Default: the newest forecast.")] = None,
+    settings: SettingsName = None,
+) -> None:
+    """Write one published forecast as a CF and ACDD conforming NetCDF file."""
+    from datlstm.products import export_netcdf, published_days
+
+    chosen = _settings(settings)
+
+    def act() -> date:
+        day = _day(init) or (published_days(chosen) or [today()])[-1]
+        export_netcdf(chosen, day, path)
+        return day
+
+    console.print(f"forecast from {_guarded(act)} written to {path}")
+
+
+@app.command()
+def doctor(settings: SettingsName = None, as_of: AsOf = None) -> None:
+    """Say what is configured, reachable, stale or missing; exits with 1 when something failed."""
+    from datlstm.doctor import examine
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    failed = False
+    for check in examine(_settings(settings), _day(as_of) or today()):
+        failed |= check.state == "fail"
+        console.print(
+            f"[{colours[check.state]}]{check.state:<5}[/] {check.name:<10} {escape(check.message)}", soft_wrap=True
+        )
+    raise typer.Exit(int(failed))
+
+
+def _settings(name: str | None) -> Settings:
+    for variable, value in PREFECT_DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+    return _guarded(lambda: load_settings(name))
+
+
+def _day(given: datetime | None) -> date | None:
+    return given.date() if given else None
+
+
+def _guarded(act: Callable[[], R]) -> R:
+    try:
+        return act()
+    except DatlstmError as error:
+        _fail(error)
+
+
+def _fail(error: DatlstmError) -> NoReturn:
+    errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+    sys.exit(1)
+
+
+def _source_end(settings: Settings) -> date:
+    from datlstm.sources import open_source
+
+    return open_source(settings).coverage()[1]
+
+
+def _announce_bootstrap(settings: Settings) -> None:
+    from datlstm.archive import Archive
+
+    if not _guarded(Archive(settings).exists):
+        console.print(
+            f"First run: {settings.archive.bootstrap_days} days of archive are filled and a small "
+            f"{settings.model.name} is trained on them. This takes 3 to 5 minutes on two cores; later nights take "
+            "under one."
+        )
+
+
+def _show_products(settings: Settings) -> None:
+    from datlstm.products import FORECAST_PATH, published_days
+    from datlstm.skill import SKILL_PATH
+    from datlstm.store import Store
+
+    store = Store(settings.store)
+    console.print(f"\nforecast  {store.location_of(FORECAST_PATH)}", soft_wrap=True)
+    console.print(f"skill     {store.location_of(SKILL_PATH)}", soft_wrap=True)
+    console.print(f"page      {store.url_of('site/index.html')}", soft_wrap=True)
+    _guarded(lambda: _show_skill(settings))
+    console.print("\nOpen it with:\n", highlight=False)
+    console.print("  import xarray as xr", highlight=False)
+    newest = _guarded(lambda: published_days(settings))[-1]
+    opening = f'  xr.open_zarr("{store.location_of(FORECAST_PATH)}").sel(init_time="{newest}")'
+    console.print(opening, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_skill(settings: Settings) -> None:
+    from datlstm.skill import FORECASTERS, skill_by_lead
+
+    skill = skill_by_lead(settings)
+    if skill is None:
+        console.print("skill: no forecast's truth has arrived yet", highlight=False)
+        return
+    table = Table("RMSE °C, by lead in days", *(str(lead) for lead in skill["lead_time"].values), title_justify="left")
+    for name in FORECASTERS:
+        values = skill.sel(forecaster=name).values
+        table.add_row(name.replace("_", " "), *(f"{v:.2f}" if v == v else "–" for v in values))
+    console.print(table)
+
+
+def _show_models(settings: Settings) -> None:
+    from datlstm.bundle import Bundle
+    from datlstm.registry import bundle_ids, champion_id
+    from datlstm.store import Store
+
+    store = Store(settings.store)
+    champion = champion_id(store)
+    table = Table("bundle", "trained on", "mean validation RMSE °C", "")
+    for bundle_id in bundle_ids(store):
+        bundle = Bundle.load(store, bundle_id)
+        rmse = bundle.card.get("rmse", {}).get(bundle.forecaster)
+        table.add_row(
+            bundle_id,
+            f"{bundle.training['first_day']} … {bundle.training['last_day']}",
+            f"{sum(rmse) / len(rmse):.3f}" if rmse else "–",
+            "champion" if bundle_id == champion else "",
+        )
+    console.print(table)

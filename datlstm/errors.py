@@ -1,0 +1,49 @@
+"""The errors of this project: few, typed, each message saying what happened, to which object, and what to do."""
+
+
+class DatlstmError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class SettingsError(DatlstmError):
+    """A setting is unknown, malformed or contradicts another."""
+
+
+class SourceError(DatlstmError):
+    """The source of sea surface temperature could not give what was asked."""
+
+
+class PermanentSourceError(SourceError):
+    """Trying again cannot help: credentials, dataset, variable or layout are wrong. An operator must act."""
+
+
+class NotYetAvailableError(SourceError):
+    """The asked days are not there yet. Come back later."""
+
+
+class TransientSourceError(SourceError):
+    """The source failed in a way that a later attempt may not."""
+
+
+class GridError(DatlstmError):
+    """A field is not on the grid it should be on, or does not cover it."""
+
+
+class ArchiveError(DatlstmError):
+    """The archive is absent, belongs to another grid, or refuses a write."""
+
+
+class NotEnoughDataError(DatlstmError):
+    """Too few usable days to fit, train, forecast or score."""
+
+
+class BundleError(DatlstmError):
+    """A model bundle is missing, corrupted, or does not match the grid, the settings or the code."""
+
+
+class ProductError(DatlstmError):
+    """A published product is damaged, or a write would break its structure."""
+
+
+class StoreError(DatlstmError):
+    """The object store or filesystem under the service can't be reached, read or written."""

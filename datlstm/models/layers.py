@@ -1,0 +1,245 @@
+"""Parts that the recurrent forecasters share: token maps, attention windows, the gated cell and the closed loop.
+
+Frames are ``(B, channels, height, width)``. Token maps are ``(B, rows * columns, C)``, row-major: token
+``y * columns + x``. Linear and convolution layers keep torch's default initialisation, as the published models do.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Grid = tuple[int, int]
+"""Rows and columns of a token map."""
+
+CellState = tuple[Tensor, Tensor]
+"""Hidden map and memory map of one gated cell, each ``(B, L, C)``."""
+
+StateT = TypeVar("StateT")
+
+
+class PatchEmbed(nn.Module):
+    """Turn frames into tokens: one linear map per patch of ``patch`` x ``patch`` cells, then layer norm."""
+
+    def __init__(self, frame_channels: int, patch: int, channels: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.projection = nn.Linear(frame_channels * patch**2, channels)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Map ``(B, frame_channels, H, W)`` to ``(B, H/patch * W/patch, channels)``."""
+        patches = rearrange(frame, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch)
+        return like(frame, self.norm(self.projection(patches)))
+
+
+class PatchMerging(nn.Module):
+    """Halve the grid and double the channels; the 2 x 2 cell is read column by column, as in the published models."""
+
+    def __init__(self, grid: Grid, channels: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(B, h * w, C)`` to ``(B, h/2 * w/2, 2C)``."""
+        rows, columns = self.grid
+        cells = rearrange(tokens, "b (h p w q) c -> b (h w) (q p c)", h=rows // 2, p=2, w=columns // 2, q=2)
+        return like(tokens, self.reduction(self.norm(cells)))
+
+
+class PatchExpanding(nn.Module):
+    """Double the grid and halve the channels."""
+
+    def __init__(self, grid: Grid, channels: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.expansion = nn.Linear(channels, 2 * channels, bias=False)
+        self.norm = nn.LayerNorm(channels // 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(B, h * w, C)`` to ``(B, 2h * 2w, C/2)``."""
+        rows, columns = self.grid
+        cells = rearrange(self.expansion(tokens), "b (h w) (p q c) -> b (h p w q) c", h=rows, w=columns, p=2, q=2)
+        return like(tokens, self.norm(cells))
+
+
+class PatchInflate(nn.Module):
+    """Turn tokens into a one-channel frame by a transposed convolution of stride ``patch``, kernel ``2 patch - 1``."""
+
+    def __init__(self, grid: Grid, patch: int, channels: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.size = (grid[0] * patch, grid[1] * patch)
+        self.convolution = nn.ConvTranspose2d(
+            channels, 1, 2 * patch - 1, stride=patch, padding=patch - 1, output_padding=patch - 1
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(B, h * w, C)`` to ``(B, 1, h * patch, w * patch)``."""
+        # A product and an overlap-add: several times faster on CPU than torch's transposed convolution to one channel.
+        kernel, bias = self.convolution.weight, cast(Tensor, self.convolution.bias)
+        stamps = (tokens @ kernel.flatten(1)).mT
+        frame = F.fold(stamps, self.size, kernel.shape[-2:], padding=self.patch - 1, stride=self.patch)
+        return like(tokens, frame + bias.view(-1, 1, 1))
+
+
+class StochasticDepth(nn.Module):
+    """In training drop a residual branch for a whole sample with probability ``rate`` (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Return ``(B, ...)``, kept samples scaled by 1 / (1 - rate)."""
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.full_like(branch[:, :1, :1], 1 - self.rate).bernoulli()
+        return branch * (kept / (1 - self.rate))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows that tile the grid, with a learnt bias per relative position (Liu et al. 2021)."""
+
+    relative_index: Tensor
+
+    def __init__(self, grid: Grid, channels: int, heads: int, window: int, bias_std: float) -> None:
+        super().__init__()
+        self.grid, self.heads, self.window = grid, heads, window
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.output = nn.Linear(channels, channels)
+        self.relative_bias = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_bias, std=bias_std)
+        self.register_buffer("relative_index", relative_position_index(window), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(B, h * w, C)`` to the same shape."""
+        rows, columns = (size // self.window for size in self.grid)
+        layout = {"h": rows, "w": columns, "p": self.window, "q": self.window}
+        query, key, value = rearrange(
+            self.qkv(tokens), "b (h p w q) (k n d) -> k (b h w) n (p q) d", k=3, n=self.heads, **layout
+        )
+        bias = F.embedding(self.relative_index, self.relative_bias).permute(2, 0, 1)
+        mixed = attend(query, key, value, bias)
+        return self.output(rearrange(mixed, "(b h w) n (p q) d -> b (h p w q) (n d)", **layout))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; one that ``mixes`` first blends a second map into the input of its attention."""
+
+    def __init__(self, channels: int, attention: nn.Module, *, mixes: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.reduction = nn.Linear(2 * channels, channels) if mixes else None
+        self.attention = attention
+        self.norm2 = nn.LayerNorm(channels)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
+        )
+        self.drop_path = StochasticDepth(drop_path)
+
+    def forward(self, tokens: Tensor, mix: Tensor) -> Tensor:
+        """Map ``(B, L, C)`` to the same shape; ``mix`` ``(B, L, C)`` is read only by a block that mixes."""
+        attended = self.norm1(tokens)
+        if self.reduction is not None:
+            attended = self.reduction(torch.cat([attended, self.norm1(mix)], dim=-1))
+        tokens = tokens + self.drop_path(self.attention(attended))
+        return tokens + self.drop_path(self.feed_forward(self.norm2(tokens)))
+
+
+class GatedCell(nn.Module):
+    """The recurrent cell of SwinLSTM (Tang et al. 2023): a stack of blocks drives one gate for input, memory, output.
+
+    Block 0 mixes in the hidden map, every later even block the cell's own input, odd blocks mix nothing.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, tokens: Tensor, state: CellState | None) -> CellState:
+        """Return the new state of ``(B, L, C)`` maps; its hidden map is also the cell's output. No state is zeros."""
+        hidden, memory = (torch.zeros_like(tokens),) * 2 if state is None else state
+        flow = tokens
+        for index, block in enumerate(self.blocks):
+            flow = block(flow, hidden if index == 0 else tokens)
+        gate = torch.sigmoid(flow)
+        memory = gate * (memory + torch.tanh(flow))
+        return gate * torch.tanh(memory), memory
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Return softmax(q k' / sqrt(d) + bias) v for ``(..., n, queries, d)`` and ``(..., n, keys, d)``.
+
+    Plain products: on CPU they beat torch's fused attention for small windows and wherever the bias is learnt.
+    """
+    logits = (query * query.shape[-1] ** -0.5) @ key.mT + bias
+    return logits.softmax(-1).to(value.dtype) @ value
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Return ``(window**2, window**2)`` rows of the bias table for each (query, key) pair inside a window."""
+    place = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    displacement = place[:, None] - place[None] + window - 1
+    return displacement[..., 0] * (2 * window - 1) + displacement[..., 1]
+
+
+def like(reference: Tensor, tokens: Tensor) -> Tensor:
+    """Return ``tokens`` in the dtype of ``reference``: under autocast maps and states must stay in full precision."""
+    return tokens.to(reference.dtype)
+
+
+def stage_rates(largest: float, depths: Sequence[int]) -> list[list[float]]:
+    """Return stochastic-depth rates rising linearly from 0 to ``largest`` over all blocks, one list per stage."""
+    rates = np.linspace(0, largest, sum(depths)).tolist()
+    ends = np.cumsum([0, *depths]).tolist()
+    return [rates[first:last] for first, last in pairwise(ends)]
+
+
+def check_sequence(
+    frames: Tensor, lead_frames: int, forcing: Tensor | None, *, size: Grid, forcing_channels: int
+) -> None:
+    """Raise `ValueError` unless the inputs of a forecast of ``lead_frames`` frames fit a model of frame ``size``."""
+    if frames.dim() != 5 or frames.shape[1] < 1 or tuple(frames.shape[2:]) != (1, *size):
+        raise ValueError(
+            f"frames have shape {tuple(frames.shape)}; "
+            f"this model takes (batch, at least 1 day, 1, {size[0]}, {size[1]})"
+        )
+    if lead_frames < 1:
+        raise ValueError(f"lead_frames is {lead_frames}; ask for at least one")
+    if forcing is None and forcing_channels == 0:
+        return
+    steps = frames.shape[1] + lead_frames - 1
+    expected = (frames.shape[0], steps, forcing_channels, *size)
+    if forcing is None or tuple(forcing.shape) != expected:
+        got = "no forcing" if forcing is None else f"forcing of shape {tuple(forcing.shape)}"
+        raise ValueError(f"got {got}; {steps} steps of this model take {expected}")
+
+
+def rollout(
+    step: Callable[[Tensor, StateT | None], tuple[Tensor, StateT]],
+    frames: Tensor,
+    lead_frames: int,
+    forcing: Tensor | None,
+) -> Tensor:
+    """Run the closed loop: feed every given frame, then the model's own predictions, gradient included.
+
+    ``frames`` ``(B, T, 1, H, W)``, ``forcing`` ``(B, T - 1 + lead_frames, F, H, W)`` or none. Returns
+    ``(B, T - 1 + lead_frames, 1, H, W)``: estimates of frames 2 ... T, then of the ``lead_frames`` after them.
+    """
+    predictions: list[Tensor] = []
+    state: StateT | None = None
+    for index in range(frames.shape[1] - 1 + lead_frames):
+        frame = frames[:, index] if index < frames.shape[1] else predictions[-1]
+        if forcing is not None:
+            frame = torch.cat([frame, forcing[:, index]], dim=1)
+        prediction, state = step(frame, state)
+        predictions.append(prediction)
+    return torch.stack(predictions, dim=1)

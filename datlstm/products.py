@@ -1,0 +1,229 @@
+"""The forecast cube that analysts open: its structure, its CF and ACDD metadata, and how a night enters it."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from datlstm import daily
+from datlstm.archive import LAND, SEA, Archive
+from datlstm.clock import now_seconds
+from datlstm.cube import INIT_TIME, Cube
+from datlstm.errors import ProductError
+from datlstm.grid import Grid
+from datlstm.ladder import ForecastSource, NightlyForecast
+from datlstm.settings import Settings
+from datlstm.store import Store
+
+FORECAST_PATH = "forecast.zarr"
+ICE = 4
+ICE_THRESHOLD = 0.15
+FIELDS = (INIT_TIME, "lead_time", "latitude", "longitude")
+Outcome = Literal["published", "revised", "unchanged"]
+
+
+def forecast_cube(settings: Settings) -> Cube:
+    """Return the region's forecast cube ``(init_time, lead_time, latitude, longitude)``, one chunk per init."""
+    grid = Grid.from_region(settings.region)
+    return Cube(Store(settings.store), FORECAST_PATH, _template(settings, grid), _encoding(settings, grid))
+
+
+def publish_forecast(settings: Settings, made: NightlyForecast) -> Outcome:
+    """Put one forecast into the cube, unless it stands there already, bit for bit, from the same model.
+
+    Raises `ProductError` for a day before the cube's first or a cube of another structure.
+    """
+    cube = forecast_cube(settings)
+    standing = read_init(settings, made.init_day)
+    if standing is not None and _is_same(standing, made):
+        return "unchanged"
+    anomaly = made.sst - made.bundle.normaliser.climatology(made.sst["valid_time"])
+    leads = made.sst["lead_time"].values.astype("int32")
+    init = (made.init_day - daily.EPOCH).days
+    text = np.dtypes.StringDType()
+    fields = {
+        "sst": made.sst.values.astype("float32")[None],
+        "sst_anomaly": anomaly.values.astype("float32")[None],
+        "mask": _mask(settings, made)[None],
+        "valid_time": (init + leads)[None],
+        "forecast_source": np.array([made.source], "int8"),
+        "model_id": np.array([made.bundle.id], text),
+        "archive_snapshot": np.array([made.snapshot_id], text),
+        "input_age_days": np.array([made.input_age_days], "int16"),
+        "n_missing_inputs": np.array([made.n_missing_inputs], "int16"),
+        "created_at": np.array([now_seconds()], "int64"),
+    }
+    cube.write(made.init_day, fields)
+    return "published" if standing is None else "revised"
+
+
+def read_init(settings: Settings, init_day: date) -> xr.Dataset | None:
+    """Return one published init, loaded, or None when there is no forecast from that day."""
+    cube = forecast_cube(settings).open()
+    if cube is None or np.datetime64(init_day, "ns") not in cube[INIT_TIME].values:
+        return None
+    init = cube.sel({INIT_TIME: np.datetime64(init_day, "ns")}).load()
+    return init if int(init["forecast_source"]) != ForecastSource.NONE else None
+
+
+def published_days(settings: Settings) -> list[date]:
+    """Return the init days that have a forecast, ascending."""
+    cube = forecast_cube(settings).open()
+    if cube is None:
+        return []
+    days = cube[INIT_TIME].values[cube["forecast_source"].values != ForecastSource.NONE]
+    return list(days.astype("datetime64[D]").astype(object))
+
+
+def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
+    """Write one init as a CF-1.11 / ACDD-1.3 NetCDF-4 file. Raises `ProductError` when it was never published."""
+    init = read_init(settings, init_day)
+    if init is None:
+        raise ProductError(f"no forecast was published from {init_day}: see `datlstm status` for those that were")
+    valid = init["valid_time"].values
+    attributes = {
+        "time_coverage_start": f"{str(valid.min())[:19]}Z",
+        "time_coverage_end": f"{str(valid.max())[:19]}Z",
+        "time_coverage_duration": f"P{valid.size}D",
+        "date_created": f"{str(init['created_at'].values)[:19]}Z",
+    }
+    text = {name: str(init[name].values) for name in ("model_id", "archive_snapshot")}
+    file = init.assign({name: ((), np.array(value, dtype=object), init[name].attrs) for name, value in text.items()})
+    for name in ("latitude", "longitude"):
+        file[name].encoding = {"_FillValue": None}
+    file["lead_time"].encoding = {"dtype": "int32", "_FillValue": None}
+    for name in (INIT_TIME, "valid_time"):
+        file[name].encoding = {"units": daily.DAY_UNITS, "dtype": "int32", "_FillValue": None, "calendar": "standard"}
+    file["created_at"].encoding = {"units": daily.SECOND_UNITS, "dtype": "double", "_FillValue": None}
+    file = file.reset_coords("created_at") if "created_at" in file.coords else file
+    encoding: Any = {name: {"zlib": True, "_FillValue": np.float32(np.nan)} for name in ("sst", "sst_anomaly")}
+    file.drop_encoding().assign_attrs(attributes).to_netcdf(path, engine="h5netcdf", encoding=encoding)
+
+
+def _is_same(standing: xr.Dataset, made: NightlyForecast) -> bool:
+    return (
+        str(standing["model_id"].values) == made.bundle.id
+        and int(standing["forecast_source"]) == made.source
+        and np.array_equal(standing["sst"].values, made.sst.values.astype("float32"), equal_nan=True)
+    )
+
+
+def _mask(settings: Settings, made: NightlyForecast) -> np.ndarray:
+    state = Archive(settings).read(made.init_day, made.init_day, made.snapshot_id).isel(time=0).load()
+    ice = (state["sea_ice_fraction"] >= ICE_THRESHOLD) & (state["mask"] == SEA)
+    return np.asarray(state["mask"].values | np.where(ice.values, ICE, 0), "int8")
+
+
+def _template(settings: Settings, grid: Grid) -> xr.Dataset:
+    leads = settings.model.lead_days
+    cube = np.zeros((0, leads, *grid.shape), "float32")
+    text = np.array([], np.dtypes.StringDType())
+    lineage: dict[str, tuple[str, np.ndarray, dict[str, Any]]] = {
+        "forecast_source": (
+            INIT_TIME,
+            np.zeros(0, "int8"),
+            {
+                "long_name": "what made the forecast",
+                "flag_values": [int(s) for s in ForecastSource],
+                "flag_meanings": " ".join(s.name.lower() for s in ForecastSource),
+            },
+        ),
+        "model_id": (INIT_TIME, text, {"long_name": "bundle that made the forecast"}),
+        "archive_snapshot": (INIT_TIME, text, {"long_name": "archive state the forecast was made from"}),
+        "input_age_days": (
+            INIT_TIME,
+            np.zeros(0, "int16"),
+            {"long_name": "days from the last observed day to the night of the forecast", "units": "days"},
+        ),
+        "n_missing_inputs": (
+            INIT_TIME,
+            np.zeros(0, "int16"),
+            {"long_name": "input days that were missing", "units": "1"},
+        ),
+        "created_at": (INIT_TIME, np.zeros(0, "datetime64[s]"), {"long_name": "when the forecast was written"}),
+    }
+    return xr.Dataset(
+        {
+            "sst": (FIELDS, cube, _field_attributes("forecast", standard_name="sea_surface_foundation_temperature")),
+            "sst_anomaly": (FIELDS, cube, _field_attributes("forecast minus the model's climatology of the valid day")),
+            "mask": ((INIT_TIME, *FIELDS[2:]), np.zeros((0, *grid.shape), "int8"), _MASK_ATTRIBUTES),
+            **lineage,
+        },
+        {
+            INIT_TIME: (INIT_TIME, np.zeros(0, "datetime64[ns]"), _INIT_ATTRIBUTES),
+            "lead_time": ("lead_time", np.arange(1, leads + 1, dtype="int32"), _LEAD_ATTRIBUTES),
+            "valid_time": (FIELDS[:2], np.zeros((0, leads), "datetime64[ns]"), _VALID_ATTRIBUTES),
+            **grid.coords(),
+        },
+        _attributes(settings, grid),
+    )
+
+
+_MASK_ATTRIBUTES = {
+    "long_name": "surface type at the init time",
+    "flag_masks": [SEA, LAND, ICE],
+    "flag_meanings": "sea land ice",
+}
+_INIT_ATTRIBUTES = {"standard_name": "forecast_reference_time", "long_name": "last observed day", "axis": "T"}
+_LEAD_ATTRIBUTES = {"standard_name": "forecast_period", "long_name": "lead time", "units": "days"}
+_VALID_ATTRIBUTES = {"standard_name": "time", "long_name": "day the forecast is for"}
+
+
+def _field_attributes(long_name: str, **more: str) -> dict[str, str]:
+    return {
+        "long_name": f"foundation sea surface temperature, {long_name}",
+        "units": "kelvin",
+        "coverage_content_type": "modelResult",
+        "ancillary_variables": "mask forecast_source",
+        **more,
+    }
+
+
+def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
+    region = settings.region
+    source = "synthetic" if settings.source.kind == "synthetic" else "satellite"
+    return {
+        "Conventions": "CF-1.11, ACDD-1.3",
+        "title": f"{region.title}: {settings.model.lead_days}-day sea surface temperature forecasts",
+        "summary": (
+            f"Daily forecasts of foundation sea surface temperature for 1 to {settings.model.lead_days} days ahead, "
+            f"made from {source} daily analyses. Land is NaN; an init_time without a forecast has forecast_source none."
+        ),
+        "keywords": "sea surface temperature, forecast, foundation SST, machine learning, DatLSTM",
+        "institution": "datlstm forecast service",
+        "source": f"{settings.source.kind} SST, forecast by the model that model_id names",
+        "history": "written by datlstm",
+        "references": "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168",
+        "license": "https://creativecommons.org/licenses/by/4.0/",
+        "acknowledgement": Archive(settings).attribution(),
+        "processing_level": "L4 forecast",
+        "geospatial_lat_min": float(grid.latitude[0]),
+        "geospatial_lat_max": float(grid.latitude[-1]),
+        "geospatial_lon_min": float(grid.longitude[0]),
+        "geospatial_lon_max": float(grid.longitude[-1]),
+        "geospatial_lat_units": "degrees_north",
+        "geospatial_lon_units": "degrees_east",
+        "id": f"datlstm-{region.name}",
+        "naming_authority": "datlstm",
+        "standard_name_vocabulary": "CF Standard Name Table v85",
+    }
+
+
+def _encoding(settings: Settings, grid: Grid) -> dict[str, dict[str, Any]]:
+    nan = np.float32(np.nan)
+    cube = {"chunks": (1, settings.model.lead_days, *grid.shape), "_FillValue": nan, "fill_value": nan}
+    scalar = {"chunks": (daily.LARGE_CHUNK,)}
+    days = {"units": daily.DAY_UNITS, "dtype": "int32", "calendar": "standard"}
+    return {
+        "sst": cube,
+        "sst_anomaly": cube,
+        "mask": {"chunks": (1, *grid.shape)},
+        **dict.fromkeys(
+            ("forecast_source", "model_id", "archive_snapshot", "input_age_days", "n_missing_inputs"), scalar
+        ),
+        "created_at": {**scalar, "units": daily.SECOND_UNITS, "dtype": "int64"},
+        INIT_TIME: {**scalar, **days},
+        "valid_time": {"chunks": (daily.LARGE_CHUNK, settings.model.lead_days), **days},
+    }

@@ -1,0 +1,75 @@
+"""Which bundle forecasts: the champion pointer, the gate a challenger must pass, and the way back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from datlstm.bundle import MANIFEST, Bundle
+from datlstm.clock import now_seconds
+from datlstm.errors import BundleError
+from datlstm.store import Store
+
+CHAMPION = "models/champion.json"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a challenger may become champion, and why."""
+
+    promoted: bool
+    reason: str
+
+
+def champion_id(store: Store) -> str | None:
+    """Return the id of the bundle that forecasts, or None before the first promotion."""
+    pointer = store.read_json(CHAMPION)
+    return None if pointer is None else str(pointer["bundle_id"])
+
+
+def bundle_ids(store: Store) -> list[str]:
+    """Return the ids of all complete bundles."""
+    return [path.split("/")[1] for path in store.list("models") if path.endswith(f"/{MANIFEST}")]
+
+
+def judge(challenger: Bundle, champion: str | None) -> Verdict:
+    """Decide on the challenger's skill card: fail-closed, so a missing or non-finite score refuses.
+
+    Its mean RMSE over leads, on the hindcasts of the validation period, must be below damped persistence's, and below
+    that of the champion on the same hindcasts where there is one.
+    """
+    scores = challenger.card.get("rmse", {})
+    own = _mean(scores.get(challenger.forecaster))
+    if own is None:
+        return Verdict(False, "its card has no finite validation score")
+    for rival in ("damped_persistence", *(["champion"] if champion else [])):
+        bar = _mean(scores.get(rival))
+        if bar is None or own >= bar:
+            score = "no finite score on the same days" if bar is None else f"{bar:.4f} °C"
+            return Verdict(False, f"mean validation RMSE {own:.4f} °C does not beat {rival.replace('_', ' ')}: {score}")
+    return Verdict(
+        True, f"mean validation RMSE {own:.4f} °C, damped persistence {_mean(scores['damped_persistence']):.4f}"
+    )
+
+
+def promote(store: Store, bundle_id: str, reason: str) -> None:
+    """Make a bundle the champion, keeping the way back. Raises `BundleError` for a bundle that does not verify."""
+    Bundle.load(store, bundle_id)
+    with store.writer("models"):
+        previous = store.read_json(CHAMPION)
+        if previous is None or previous["bundle_id"] != bundle_id:
+            pointer = {"bundle_id": bundle_id, "reason": reason, "promoted_at": now_seconds(), "previous": previous}
+            store.write_json(CHAMPION, pointer)
+
+
+def rollback(store: Store) -> str:
+    """Point back to the champion before the last promotion and return its id. Raises `BundleError` when none was."""
+    with store.writer("models"):
+        pointer = store.read_json(CHAMPION)
+        if pointer is None or pointer["previous"] is None:
+            raise BundleError("there is no earlier champion to roll back to")
+        store.write_json(CHAMPION, pointer["previous"])
+        return str(pointer["previous"]["bundle_id"])
+
+
+def _mean(values: list[float] | None) -> float | None:
+    return float(np.mean(values)) if values and np.isfinite(values).all() else None

@@ -1,0 +1,248 @@
+"""What a region's service is made of: one TOML file per region, overridden by ``DATLSTM_*`` environment variables.
+
+``DATLSTM_SETTINGS`` names the file: a shipped region (``bohai``) or a path. Any value is overridden by its path in
+capitals, for example ``DATLSTM_MODEL__NAME=datlstm`` or ``DATLSTM_STORE=s3://bucket/prefix``.
+"""
+
+import os
+import tomllib
+from datetime import date
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from datlstm.errors import SettingsError
+
+DEFAULT_SETTINGS = "bohai"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Frozen(BaseModel):
+    """Base of every settings section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Region(Frozen):
+    """A box of equal cells in degrees and the rule that makes a cell ocean.
+
+    ``south``, ``north``, ``west`` and ``east`` are the outer edges of the box, longitudes in -180 … 180.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    title: str
+    south: Annotated[float, Field(ge=-90, le=90)]
+    north: Annotated[float, Field(ge=-90, le=90)]
+    west: Annotated[float, Field(ge=-180, le=180)]
+    east: Annotated[float, Field(ge=-180, le=180)]
+    resolution: PositiveFloat
+    minimum_ocean_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _box_holds_whole_cells(self) -> Self:
+        for low, high, name in ((self.south, self.north, "latitude"), (self.west, self.east, "longitude")):
+            cells = (high - low) / self.resolution
+            if cells < 2 or abs(cells - round(cells)) > 1e-6:
+                raise ValueError(
+                    f"region {self.name!r}: {high - low:g} degrees of {name} is not a whole number (at least 2) of "
+                    f"cells of {self.resolution:g} degrees; move an edge of the box"
+                )
+        return self
+
+
+class CopernicusSource(Frozen):
+    """One dataset of Copernicus Marine, pinned by id and version."""
+
+    product: str = "SST_GLO_SST_L4_NRT_OBSERVATIONS_010_001"
+    dataset_id: str = "METOFFICE-GLO-SST-L4-NRT-OBS-SST-V2"
+    dataset_version: str | None = None
+
+
+class FilesSource(Frozen):
+    """NetCDF files or one Zarr store: a path, a glob or a URL, and what its variables are called.
+
+    A name left unset is searched for among the field's usual names. Without a mask variable, a cell that is finite
+    on any of a year of sampled days is ocean.
+    """
+
+    path: str = ""
+    product: str = "files"
+    version: str = "unversioned"
+    attribution: str = "unknown"
+    variable: str | None = None
+    ice_variable: str | None = None
+    mask_variable: str | None = None
+
+
+class SyntheticSource(Frozen):
+    """The invented Bohai: a physical sea drawn from a seed, for demonstration and tests."""
+
+    seed: int = 20260101
+
+
+class SourceSettings(Frozen):
+    """Where sea surface temperature comes from; ``kind`` chooses, each kind has its own section."""
+
+    kind: Literal["copernicus", "files", "synthetic"] = "copernicus"
+    copernicus: CopernicusSource = CopernicusSource()
+    files: FilesSource = FilesSource()
+    synthetic: SyntheticSource = SyntheticSource()
+
+
+class ArchiveSettings(Frozen):
+    """The archive's time axis starts at ``first_day`` for ever; ``rolling_days`` are read again every night."""
+
+    first_day: date = date(1981, 10, 1)
+    chunk_days: PositiveInt = 30
+    rolling_days: PositiveInt = 14
+    bootstrap_days: PositiveInt = 731
+
+
+class QualitySettings(Frozen):
+    """Limits of a credible day. ``maximum_jump_kelvin`` bounds the area mean of the day-to-day change's size."""
+
+    minimum_kelvin: PositiveFloat = 271.0
+    maximum_kelvin: PositiveFloat = 308.0
+    minimum_coverage: Fraction = 0.98
+    maximum_jump_kelvin: PositiveFloat = 2.0
+
+
+class NormaliserSettings(Frozen):
+    """Harmonic climatology, and a linear trend once the training years are enough to carry one."""
+
+    harmonics: Annotated[int, Field(ge=1, le=10)] = 4
+    minimum_trend_years: PositiveFloat = 10.0
+    minimum_scale_kelvin: PositiveFloat = 0.05
+
+
+class ModelSettings(Frozen):
+    """The architecture, by name, and each architecture's own options."""
+
+    name: str = "datlstm"
+    input_days: Annotated[int, Field(ge=2)] = 10
+    lead_days: PositiveInt = 10
+    options: dict[str, dict[str, Any]] = {}
+
+
+class TrainingSettings(Frozen):
+    """Training period and effort.
+
+    Unset days are derived from the archive: the last ``validation_days`` validate, all before them train.
+    """
+
+    first_day: date | None = None
+    last_day: date | None = None
+    validation_last_day: date | None = None
+    validation_days: PositiveInt = 150
+    epochs: PositiveInt = 30
+    windows_per_epoch: PositiveInt | None = None
+    batch_size: PositiveInt = 8
+    learning_rate: PositiveFloat = 1e-3
+    patience: PositiveInt = 6
+    maximum_missing_fraction: Fraction = 0.2
+    seed: int = 0
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: PositiveInt = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    maximum_minutes: PositiveFloat | None = None
+
+
+class ForecastSettings(Frozen):
+    """How far the ladder goes down: model up to ``maximum_model_age_days``, damped persistence up to the second."""
+
+    maximum_model_age_days: PositiveInt = 5
+    maximum_age_days: PositiveInt = 15
+    maximum_missing_inputs: Annotated[int, Field(ge=0)] = 3
+
+
+class Settings(BaseSettings):
+    """Everything one region's service needs to know, but for secrets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DATLSTM_", env_nested_delimiter="__", frozen=True, extra="forbid", validate_default=True
+    )
+
+    region: Region
+    store: str = Field(default_factory=lambda: (Path.cwd() / "store").as_uri())
+    source: SourceSettings = SourceSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    quality: QualitySettings = QualitySettings()
+    normaliser: NormaliserSettings = NormaliserSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    forecast: ForecastSettings = ForecastSettings()
+    dask_scheduler: str | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, whose content arrives as keyword arguments."""
+        return env_settings, init_settings
+
+    def replace(self, **sections: Any) -> Self:
+        """Return a copy with whole sections (or fields) replaced, validated again."""
+        return self.model_validate({**dict(self), **sections})
+
+
+class CopernicusCredentials(BaseSettings):
+    """The client's own environment variables, ``COPERNICUSMARINE_SERVICE_USERNAME`` and ``…_PASSWORD``."""
+
+    model_config = SettingsConfigDict(env_prefix="COPERNICUSMARINE_SERVICE_", frozen=True, extra="ignore")
+
+    username: SecretStr | None = None
+    password: SecretStr | None = None
+
+
+def shipped_regions() -> list[str]:
+    """Return the names of the region files that come with the project."""
+    folder = resources.files("deployments") / "regions"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_settings(name_or_path: str | None = None) -> Settings:
+    """Read a region's settings file and the environment.
+
+    ``name_or_path`` is a shipped region's name or a TOML file; unset, ``DATLSTM_SETTINGS`` decides, else ``bohai``.
+    Raises `SettingsError` for an absent file, invalid TOML, an unknown key or a bad value.
+    """
+    chosen = name_or_path or os.environ.get("DATLSTM_SETTINGS") or DEFAULT_SETTINGS
+    content = _read_toml(chosen)
+    _refuse_unknown_variables()
+    try:
+        return Settings(**content)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"settings {chosen!r} or DATLSTM_* variables are not valid: {problems}") from error
+
+
+def _read_toml(chosen: str) -> dict[str, Any]:
+    path = Path(chosen)
+    shipped = resources.files("deployments") / "regions" / f"{chosen}.toml"
+    is_path = path.suffix == ".toml"
+    if not (path.is_file() if is_path else shipped.is_file()):
+        raise SettingsError(
+            f"no settings {chosen!r}: give a path ending in .toml or one of {', '.join(shipped_regions())}"
+        )
+    try:
+        return tomllib.loads((path if is_path else shipped).read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{chosen} is not valid TOML: {error}") from error
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"DATLSTM_{field.upper()}" for field in Settings.model_fields} | {"DATLSTM_SETTINGS"}
+    for variable in os.environ:
+        if variable.startswith("DATLSTM_") and variable.split("__")[0] not in known:
+            raise SettingsError(f"environment variable {variable} is not a setting; known: {', '.join(sorted(known))}")

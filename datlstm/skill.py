@@ -1,0 +1,190 @@
+"""The skill cube: every published forecast scored as its truth arrives, beside the baselines."""
+
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from datlstm import daily
+from datlstm.archive import Archive
+from datlstm.bundle import Bundle
+from datlstm.clock import now_seconds
+from datlstm.cube import INIT_TIME, Cube
+from datlstm.forecasting import reference_forecasts
+from datlstm.products import published_days, read_init
+from datlstm.settings import Settings
+from datlstm.store import Store
+from datlstm.verification import DEFINITIONS_VERSION, pooled_rmse, score, valid_truth
+
+SKILL_PATH = "skill.zarr"
+FORECAST = "forecast"
+FORECASTERS = (FORECAST, "persistence", "climatology", "damped_persistence")
+METRICS = ("rmse", "mae", "bias", "acc")
+SCORES = ("forecaster", INIT_TIME, "lead_time")
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """The init days whose scores were written, and those that were looked at and had not changed."""
+
+    scored: list[date] = field(default_factory=list)
+    unchanged: list[date] = field(default_factory=list)
+
+
+def skill_cube(settings: Settings) -> Cube:
+    """Return the region's skill cube ``(forecaster, init_time, lead_time)``."""
+    return Cube(Store(settings.store), SKILL_PATH, _template(settings), _encoding(settings))
+
+
+def verify(settings: Settings, forecast_date: date) -> VerificationReport:
+    """Score every lead of every published forecast whose truth lies before ``forecast_date`` and is new or revised.
+
+    Looks at inits never fully scored, and again at those whose valid days the archive may still revise. Scores stand
+    as they were where truth is absent. Raises `BundleError` when the bundle of a forecast can't be read: its baselines
+    come from there.
+    """
+    standing = skill_cube(settings).open()
+    report = VerificationReport()
+    for init in published_days(settings):
+        if init + timedelta(days=1) < forecast_date and _may_change(settings, standing, init, forecast_date):
+            written = _score_init(settings, init, forecast_date, standing)
+            (report.scored if written else report.unchanged).append(init)
+    return report
+
+
+def skill_by_lead(settings: Settings) -> xr.DataArray | None:
+    """Return the RMSE over all scored inits ``(forecaster, lead_time)`` in °C, or None before the first score."""
+    cube = skill_cube(settings).open()
+    return None if cube is None else pooled_rmse(cube[["rmse", "n"]].load())
+
+
+def _may_change(settings: Settings, standing: xr.Dataset | None, init: date, forecast_date: date) -> bool:
+    horizon = settings.model.lead_days + settings.archive.rolling_days
+    if forecast_date - timedelta(days=horizon + 1) <= init:
+        return True
+    day = np.datetime64(init, "ns")
+    return (
+        standing is None
+        or day not in standing[INIT_TIME].values
+        or bool((standing["n"].sel({INIT_TIME: day, "forecaster": FORECAST}) == 0).any())
+    )
+
+
+def _score_init(settings: Settings, init: date, forecast_date: date, standing: xr.Dataset | None) -> bool:
+    published = read_init(settings, init)
+    assert published is not None
+    archive = Archive(settings)
+    bundle = Bundle.load(Store(settings.store), str(published["model_id"].values))
+    leads = settings.model.lead_days
+    days = archive.read(init, min(init + timedelta(days=leads), forecast_date - timedelta(days=1))).load()
+    made = (
+        published["sst"].expand_dims(INIT_TIME).assign_coords(valid_time=published["valid_time"].expand_dims(INIT_TIME))
+    )
+    references = reference_forecasts(bundle, days["sst"], pd.DatetimeIndex(made[INIT_TIME].values))
+    forecasts = {FORECAST: made} | {name: field.isel(lead_time=slice(0, leads)) for name, field in references.items()}
+    truth = valid_truth(days["sst"], made["valid_time"])
+    scored = score(forecasts, truth, forecasts["climatology"]).isel({INIT_TIME: 0}).load()
+    fields = _with_provenance(scored, archive, published["valid_time"])
+    return _write_if_new(settings, init, fields, standing)
+
+
+def _with_provenance(scored: xr.Dataset, archive: Archive, valid_time: xr.DataArray) -> dict[str, np.ndarray]:
+    days = pd.DatetimeIndex(valid_time.values)
+    stored = archive.open()[["source_product", "source_version"]].reindex(time=days, fill_value="").load()
+    has_truth = scored["n"].sel(forecaster=FORECAST).values > 0
+    text = np.dtypes.StringDType()
+    return {
+        **{name: scored[name].values for name in METRICS},
+        "n": scored["n"].values,
+        "truth_product": np.where(has_truth, stored["source_product"].values.astype(text), ""),
+        "truth_version": np.where(has_truth, stored["source_version"].values.astype(text), ""),
+    }
+
+
+def _write_if_new(settings: Settings, init: date, fields: dict[str, np.ndarray], standing: xr.Dataset | None) -> bool:
+    """Write one init's scores, keeping those that stand where there is no truth now."""
+    day = np.datetime64(init, "ns")
+    has_truth = fields["n"][0] > 0
+    scored_at = np.full(has_truth.shape, now_seconds(), "int64")
+    if standing is not None and day in standing[INIT_TIME].values:
+        old = standing.sel({INIT_TIME: day}).load()
+        fields = {name: np.where(has_truth, values, old[name].values) for name, values in fields.items()}
+        same = [_equal(values, old[name].values) for name, values in fields.items()]
+        unchanged = np.logical_and.reduce(same)
+        if unchanged.all():
+            return False
+        scored_at = np.where(unchanged, old["scored_at"].values.astype("datetime64[s]").astype("int64"), scored_at)
+    elif not has_truth.any():
+        return False
+    fields = {**fields, "scored_at": np.where(fields["n"][0] > 0, scored_at, 0)}
+    by_init = {name: np.expand_dims(values, values.ndim - 1) for name, values in fields.items()}
+    skill_cube(settings).write(init, by_init)
+    return True
+
+
+def _equal(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return, by lead, whether two fields ``(…, lead_time)`` are the same."""
+    both_nan = (new != new) & (old != old)
+    same = (new == old) | both_nan
+    return np.asarray(same.reshape(-1, same.shape[-1]).all(axis=0))
+
+
+def _template(settings: Settings) -> xr.Dataset:
+    leads = settings.model.lead_days
+    by_forecaster = (len(FORECASTERS), 0, leads)
+    text = np.zeros((0, leads), np.dtypes.StringDType())
+    long_names = {
+        "rmse": "root mean square error",
+        "mae": "mean absolute error",
+        "bias": "mean error, forecast minus truth",
+        "acc": "uncentred anomaly correlation",
+    }
+    metrics = {
+        name: (
+            SCORES,
+            np.zeros(by_forecaster, "float32"),
+            {"long_name": text, "units": "1" if name == "acc" else "kelvin"},
+        )
+        for name, text in long_names.items()
+    }
+    return xr.Dataset(
+        {
+            **metrics,
+            "n": (SCORES, np.zeros(by_forecaster, "int32"), {"long_name": "number of cells scored", "units": "1"}),
+            "truth_product": (SCORES[1:], text, {"long_name": "product the truth came from"}),
+            "truth_version": (SCORES[1:], text, {"long_name": "version of that product"}),
+            "scored_at": (
+                SCORES[1:],
+                np.zeros((0, leads), "datetime64[s]"),
+                {"long_name": "when the score was written"},
+            ),
+        },
+        {
+            "forecaster": ("forecaster", np.array(FORECASTERS, np.dtypes.StringDType())),
+            INIT_TIME: (INIT_TIME, np.zeros(0, "datetime64[ns]"), {"standard_name": "forecast_reference_time"}),
+            "lead_time": ("lead_time", np.arange(1, leads + 1, dtype="int32"), {"units": "days"}),
+        },
+        {
+            "Conventions": "CF-1.11",
+            "title": f"{settings.region.title}: skill of the sea surface temperature forecasts",
+            "definitions_version": DEFINITIONS_VERSION,
+            "comment": "Errors in kelvin (equal to °C), cosine-latitude weighted over the cells all forecasters have.",
+        },
+    )
+
+
+def _encoding(settings: Settings) -> dict[str, dict[str, Any]]:
+    leads, nan = settings.model.lead_days, np.float32(np.nan)
+    block = {"chunks": (len(FORECASTERS), 366, leads)}
+    per_lead = {"chunks": (366, leads)}
+    return {
+        **dict.fromkeys(METRICS, {**block, "_FillValue": nan, "fill_value": nan}),
+        "n": block,
+        "truth_product": per_lead,
+        "truth_version": per_lead,
+        "scored_at": {**per_lead, "units": daily.SECOND_UNITS, "dtype": "int64"},
+        INIT_TIME: {"chunks": (daily.LARGE_CHUNK,), "units": daily.DAY_UNITS, "dtype": "int32", "calendar": "standard"},
+    }

@@ -1,0 +1,103 @@
+"""Scores by lead, beside the baselines, on the same inits, days and cells.
+
+Definitions version 1. Errors are forecast minus truth in kelvin (equal to °C), cosine-latitude weighted over the sea
+cells that every forecaster and the truth have. RMSE, MAE and bias are those of the ``scores`` package; the anomaly
+correlation is the uncentred one of the WMO (Manual on the Global Data-processing System, WMO-No. 485).
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scores.continuous
+import xarray as xr
+
+from datlstm.archive import Archive
+from datlstm.bundle import Bundle
+from datlstm.forecasting import forecast, reference_forecasts
+from datlstm.grid import Grid
+from datlstm.settings import Settings
+from datlstm.windows import Periods
+
+DEFINITIONS_VERSION = 1
+CELLS = ("latitude", "longitude")
+CARD_INITS = 100
+
+
+def score(forecasts: Mapping[str, xr.DataArray], truth: xr.DataArray, climatology: xr.DataArray) -> xr.Dataset:
+    """Return ``rmse``, ``mae``, ``bias`` kelvin, ``acc`` and ``n`` by ``(forecaster, init_time, lead_time)``.
+
+    All inputs are ``(init_time, lead_time, latitude, longitude)`` kelvin. ``n`` is the number of cells of the common
+    sample; where it is 0 the scores are NaN.
+    """
+    common = truth.notnull()
+    for field in forecasts.values():
+        common = common & field.notnull()
+    observed = truth.where(common)
+    weights = _area_weights(truth)
+    by_forecaster = [_score_one(field.where(common), observed, climatology, weights) for field in forecasts.values()]
+    scored = xr.concat(by_forecaster, pd.Index(list(forecasts), name="forecaster"))
+    return scored.assign(n=common.sum(CELLS).astype("int32").expand_dims(forecaster=scored["forecaster"]))
+
+
+def pooled_rmse(scored: xr.Dataset) -> xr.DataArray:
+    """Return the RMSE over all inits ``(forecaster, lead_time)``, each weighted by its number of cells."""
+    square: xr.DataArray = (scored["rmse"] ** 2).weighted(scored["n"].fillna(0)).mean("init_time")
+    return square**0.5
+
+
+def valid_truth(sst: xr.DataArray, valid_time: xr.DataArray) -> xr.DataArray:
+    """Return ``sst`` ``(time, …)`` at every ``valid_time`` ``(init_time, lead_time)``, NaN where it is absent."""
+    days = pd.DatetimeIndex(np.unique(valid_time.values))
+    return sst.reindex(time=days).sel(time=valid_time).drop_vars("time")
+
+
+def skill_card(settings: Settings, bundle: Bundle, champion: Bundle | None) -> dict[str, Any]:
+    """Return the RMSE by lead, °C, of a bundle, the champion and the baselines, on inits of the validation period.
+
+    Inits are spread evenly over the period, on which nothing was fitted. Raises `NotEnoughDataError` when it is short.
+    """
+    archive = Archive(settings)
+    usable = archive.usable_days(bundle.archive_snapshot)
+    first, last = Periods.of(settings, usable).validation
+    bundles = {bundle.forecaster: bundle} | ({"champion": champion} if champion else {})
+    reach = max(b.input_days for b in bundles.values()) - 1
+    last_init = last - timedelta(days=bundle.lead_days)
+    candidates = sorted(set(usable) & set(pd.date_range(first + timedelta(days=reach), last_init).date))
+    inits = pd.DatetimeIndex(candidates[:: max(1, len(candidates) // CARD_INITS)])
+    sst = archive.read(first, last, bundle.archive_snapshot)["sst"].load()
+    forecasts = {name: forecast(b, sst, inits) for name, b in bundles.items()}
+    forecasts = forecasts | reference_forecasts(bundle, sst, inits)
+    truth = valid_truth(sst, forecasts["climatology"]["valid_time"])
+    rmse = pooled_rmse(score(forecasts, truth, forecasts["climatology"]))
+    return {
+        "period": [str(first), str(last)],
+        "inits": len(inits),
+        "definitions_version": DEFINITIONS_VERSION,
+        "rmse": {str(name): rmse.sel(forecaster=name).values.tolist() for name in rmse["forecaster"].values},
+    }
+
+
+def _score_one(fcst: xr.DataArray, obs: xr.DataArray, climatology: xr.DataArray, weights: xr.DataArray) -> xr.Dataset:
+    arguments = {"reduce_dims": list(CELLS), "weights": weights}
+    return xr.Dataset(
+        {
+            "rmse": scores.continuous.rmse(fcst, obs, **arguments),
+            "mae": scores.continuous.mae(fcst, obs, **arguments),
+            "bias": scores.continuous.additive_bias(fcst, obs, **arguments),
+            "acc": _anomaly_correlation(fcst - climatology, obs - climatology, weights),
+        }
+    ).astype("float32")
+
+
+def _anomaly_correlation(fcst: xr.DataArray, obs: xr.DataArray, weights: xr.DataArray) -> xr.DataArray:
+    product = (weights * fcst * obs).sum(CELLS)
+    power = (weights * fcst**2).sum(CELLS) * (weights * obs**2).sum(CELLS)
+    return product / np.sqrt(power.where(power > 0))
+
+
+def _area_weights(field: xr.DataArray) -> xr.DataArray:
+    weights = Grid(field["latitude"].values, field["longitude"].values).area_weights()
+    return weights.assign_coords(latitude=field["latitude"]) * xr.ones_like(field["longitude"])

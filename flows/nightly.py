@@ -1,0 +1,52 @@
+"""The night: ingest, forecast, verify, publish."""
+
+from datetime import date
+
+from prefect import flow, runtime
+
+from datlstm.clock import today
+from flows.backfill import backfill
+from flows.retrain import retrain
+from tasks.bootstrap import lacks_model, missing_history
+from tasks.forecast import make_forecast
+from tasks.ingest import ingest_days
+from tasks.publish import publish_pages, report_night
+from tasks.verify import score_forecasts
+
+
+def run_name() -> str:
+    """Name a run after its date and region."""
+    given = runtime.flow_run.parameters
+    return f"night of {given.get('forecast_date') or today()}, {given.get('settings') or 'default region'}"
+
+
+@flow(name="nightly", flow_run_name=run_name)
+def nightly(forecast_date: date | None = None, settings: str | None = None, bootstrap: bool = False) -> str:
+    """Ingest what is new, forecast, score what can be scored, publish; return the page's URL.
+
+    Args:
+        forecast_date: The night, UTC; input are the days before it. Default: today. Any past night can be run again.
+        settings: A shipped region's name or the path of a settings file. Default: DATLSTM_SETTINGS, else bohai.
+        bootstrap: First fill an empty archive and train a first champion, as far as either is missing.
+    """
+    night = forecast_date or today()
+    if bootstrap:
+        fill_and_train(settings, night)
+    ingested = ingest_days(settings, night, return_state=True)
+    init_day = make_forecast(settings, night)
+    verified = score_forecasts(settings, night)
+    page = publish_pages(settings)
+    report_night(night, ingested, init_day, verified, page)
+    # The forecast went out whatever the source did; the night still fails when the ingest did, so that somebody looks.
+    ingested.result()
+    return page
+
+
+def fill_and_train(settings: str | None, night: date) -> None:
+    """Give an empty store its history and its first model."""
+    history = missing_history(settings, night)
+    if history is not None:
+        first_day, last_day = history
+        backfill(last_day, first_day, settings)
+    if lacks_model(settings):
+        retrain(settings)
