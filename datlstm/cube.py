@@ -70,7 +70,7 @@ class Cube:
         found = {name: (str(array.dtype), _fixed_shape(array)) for name, array in group.arrays()}
         fresh = StagedZarr(zarr.storage.MemoryStore())
         self._create(fresh, date(2000, 1, 1))
-        wanted = zarr.open_group(fresh, mode="r", use_consolidated=False)
+        wanted = zarr.open_group(fresh, mode="r+", use_consolidated=False)
         expected = {name: (str(array.dtype), _fixed_shape(array)) for name, array in wanted.arrays()}
         if found != expected:
             drifted = sorted(name for name in found | expected if found.get(name) != expected.get(name))

@@ -24,8 +24,8 @@ DAYS_PER_YEAR = 365.2425
 DAYS_PER_DECADE = 10 * DAYS_PER_YEAR
 MINIMUM_DAYS = 365
 MINIMUM_OBSERVED_DAYS = 183
-# Of the smallest eigenvalue of a cell's normal matrix, where 1 is a cell seen on every day of whole years. Refuses a
-# gap of about four months that comes back every year, or two years of data under a trend of thirty.
+# Of the smallest eigenvalue of a cell's normal matrix, where 1 is a cell seen on every day of whole years. With four
+# harmonics it refuses a gap of over four months every year, or under two years of data below a trend of thirty.
 MINIMUM_EIGENVALUE = 1e-3
 # Near every SST, so that squares and sums keep their digits.
 OFFSET_KELVIN = 290.0
@@ -249,8 +249,8 @@ def _accumulate(sst: xr.DataArray, design: xr.DataArray) -> xr.Dataset:
 def _solve(sums: xr.Dataset, column_sizes: np.ndarray, minimum_scale: float) -> tuple[xr.DataArray, xr.DataArray]:
     """Return coefficients and scale, NaN where the cell's normal matrix does not determine them.
 
-    The sum of squared residuals is y'y - b'X'y: with SST within 20 K of the offset it loses at most 1e-11 of a scale
-    that the floor keeps above hundredths of a kelvin, so a second pass over the data would buy nothing.
+    The sum of squared residuals is y'y - b'X'y: with SST within 20 K of the offset it loses some 1e-11 of a scale that
+    the floor keeps above hundredths of a kelvin, so a second pass over the data would buy nothing.
     """
     count = sums["normal"].values[..., 0, 0]
     mean_normal = sums["normal"].values / np.maximum(count, 1)[..., None, None]

@@ -142,6 +142,7 @@ class TrainingSettings(Frozen):
     validation_days: PositiveInt = 150
     epochs: PositiveInt = 30
     windows_per_epoch: PositiveInt | None = None
+    validation_windows: PositiveInt = 128
     batch_size: PositiveInt = 8
     learning_rate: PositiveFloat = 1e-3
     patience: PositiveInt = 6

@@ -1,5 +1,6 @@
 """The skill cube: every published forecast scored as its truth arrives, beside the baselines."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from datlstm.bundle import Bundle
 from datlstm.clock import now_seconds
 from datlstm.cube import INIT_TIME, Cube
 from datlstm.forecasting import reference_forecasts
-from datlstm.products import published_days, read_init
+from datlstm.products import forecast_cube, published_days
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.verification import DEFINITIONS_VERSION, pooled_rmse, score, valid_truth
@@ -22,7 +23,8 @@ from datlstm.verification import DEFINITIONS_VERSION, pooled_rmse, score, valid_
 SKILL_PATH = "skill.zarr"
 FORECAST = "forecast"
 FORECASTERS = (FORECAST, "persistence", "climatology", "damped_persistence")
-METRICS = ("rmse", "mae", "bias", "acc")
+METRICS = ("rmse", "mae", "bias", "acc", "n")
+PROVENANCE = ("truth_product", "truth_version")
 SCORES = ("forecaster", INIT_TIME, "lead_time")
 
 
@@ -48,10 +50,14 @@ def verify(settings: Settings, forecast_date: date) -> VerificationReport:
     """
     standing = skill_cube(settings).open()
     report = VerificationReport()
-    for init in published_days(settings):
-        if init + timedelta(days=1) < forecast_date and _may_change(settings, standing, init, forecast_date):
-            written = _score_init(settings, init, forecast_date, standing)
-            (report.scored if written else report.unchanged).append(init)
+    due = [
+        init
+        for init in published_days(settings)
+        if init + timedelta(days=1) < forecast_date and _may_change(settings, standing, init, forecast_date)
+    ]
+    for fields in _score(settings, due, forecast_date):
+        written = _write_if_new(settings, fields, standing)
+        (report.scored if written else report.unchanged).append(_day(fields))
     return report
 
 
@@ -73,56 +79,66 @@ def _may_change(settings: Settings, standing: xr.Dataset | None, init: date, for
     )
 
 
-def _score_init(settings: Settings, init: date, forecast_date: date, standing: xr.Dataset | None) -> bool:
-    published = read_init(settings, init)
+def _score(settings: Settings, inits: list[date], forecast_date: date) -> Iterator[xr.Dataset]:
+    """Yield the scores of each init with their provenance, ascending; a bundle's inits are scored together."""
+    if not inits:
+        return
+    published = forecast_cube(settings).open()
     assert published is not None
+    published = published.sel({INIT_TIME: pd.DatetimeIndex(inits)}).load()
+    last = min(inits[-1] + timedelta(days=settings.model.lead_days), forecast_date - timedelta(days=1))
+    days = _truth(settings, inits[0], last)
+    scored = [
+        _score_together(settings, Bundle.load(Store(settings.store), str(bundle_id)), made, days)
+        for bundle_id, made in published.groupby("model_id")
+    ]
+    together = xr.concat(scored, INIT_TIME).sortby(INIT_TIME)
+    yield from (together.isel({INIT_TIME: i}) for i in range(len(inits)))
+
+
+def _truth(settings: Settings, first_day: date, last_day: date) -> xr.Dataset:
     archive = Archive(settings)
-    bundle = Bundle.load(Store(settings.store), str(published["model_id"].values))
+    days = archive.read(first_day, last_day)
+    provenance = archive.open()[["source_product", "source_version"]].reindex(time=days["time"], fill_value="")
+    return days.merge(provenance).load()
+
+
+def _score_together(settings: Settings, bundle: Bundle, published: xr.Dataset, days: xr.Dataset) -> xr.Dataset:
     leads = settings.model.lead_days
-    days = archive.read(init, min(init + timedelta(days=leads), forecast_date - timedelta(days=1))).load()
-    made = (
-        published["sst"].expand_dims(INIT_TIME).assign_coords(valid_time=published["valid_time"].expand_dims(INIT_TIME))
-    )
-    references = reference_forecasts(bundle, days["sst"], pd.DatetimeIndex(made[INIT_TIME].values))
-    forecasts = {FORECAST: made} | {name: field.isel(lead_time=slice(0, leads)) for name, field in references.items()}
-    truth = valid_truth(days["sst"], made["valid_time"])
-    scored = score(forecasts, truth, forecasts["climatology"]).isel({INIT_TIME: 0}).load()
-    fields = _with_provenance(scored, archive, published["valid_time"])
-    return _write_if_new(settings, init, fields, standing)
-
-
-def _with_provenance(scored: xr.Dataset, archive: Archive, valid_time: xr.DataArray) -> dict[str, np.ndarray]:
-    days = pd.DatetimeIndex(valid_time.values)
-    stored = archive.open()[["source_product", "source_version"]].reindex(time=days, fill_value="").load()
-    has_truth = scored["n"].sel(forecaster=FORECAST).values > 0
-    text = np.dtypes.StringDType()
-    return {
-        **{name: scored[name].values for name in METRICS},
-        "n": scored["n"].values,
-        "truth_product": np.where(has_truth, stored["source_product"].values.astype(text), ""),
-        "truth_version": np.where(has_truth, stored["source_version"].values.astype(text), ""),
+    references = reference_forecasts(bundle, days["sst"], pd.DatetimeIndex(published[INIT_TIME].values))
+    forecasts = {FORECAST: published["sst"]} | {
+        name: field.isel(lead_time=slice(0, leads)) for name, field in references.items()
     }
+    scored = score(forecasts, valid_truth(days["sst"], published["valid_time"]), forecasts["climatology"])
+    for metric, variable in (("truth_product", "source_product"), ("truth_version", "source_version")):
+        origin = days[variable].reindex(time=np.unique(published["valid_time"]), fill_value="")
+        scored[metric] = origin.sel(time=published["valid_time"]).drop_vars("time")
+    return scored
 
 
-def _write_if_new(settings: Settings, init: date, fields: dict[str, np.ndarray], standing: xr.Dataset | None) -> bool:
+def _write_if_new(settings: Settings, scored: xr.Dataset, standing: xr.Dataset | None) -> bool:
     """Write one init's scores, keeping those that stand where there is no truth now."""
-    day = np.datetime64(init, "ns")
-    has_truth = fields["n"][0] > 0
-    scored_at = np.full(has_truth.shape, now_seconds(), "int64")
+    has_truth = scored["n"].values[0] > 0
+    fields = {name: scored[name].transpose(..., "lead_time").values for name in (*METRICS, *PROVENANCE)}
+    fields |= {name: np.where(has_truth, fields[name], "") for name in PROVENANCE}
+    scored_at = np.where(has_truth, now_seconds(), 0)
+    day = scored[INIT_TIME].values
     if standing is not None and day in standing[INIT_TIME].values:
         old = standing.sel({INIT_TIME: day}).load()
         fields = {name: np.where(has_truth, values, old[name].values) for name, values in fields.items()}
-        same = [_equal(values, old[name].values) for name, values in fields.items()]
-        unchanged = np.logical_and.reduce(same)
-        if unchanged.all():
+        same = np.logical_and.reduce([_equal(values, old[name].values) for name, values in fields.items()])
+        if same.all():
             return False
-        scored_at = np.where(unchanged, old["scored_at"].values.astype("datetime64[s]").astype("int64"), scored_at)
+        scored_at = np.where(same, old["scored_at"].values.astype("datetime64[s]").astype("int64"), scored_at)
     elif not has_truth.any():
         return False
-    fields = {**fields, "scored_at": np.where(fields["n"][0] > 0, scored_at, 0)}
-    by_init = {name: np.expand_dims(values, values.ndim - 1) for name, values in fields.items()}
-    skill_cube(settings).write(init, by_init)
+    fields["scored_at"] = scored_at
+    skill_cube(settings).write(_day(scored), {n: np.expand_dims(v, v.ndim - 1) for n, v in fields.items()})
     return True
+
+
+def _day(scored: xr.Dataset) -> date:
+    return scored[INIT_TIME].values.astype("datetime64[D]").item()
 
 
 def _equal(new: np.ndarray, old: np.ndarray) -> np.ndarray:
@@ -181,7 +197,7 @@ def _encoding(settings: Settings) -> dict[str, dict[str, Any]]:
     block = {"chunks": (len(FORECASTERS), 366, leads)}
     per_lead = {"chunks": (366, leads)}
     return {
-        **dict.fromkeys(METRICS, {**block, "_FillValue": nan, "fill_value": nan}),
+        **dict.fromkeys(METRICS[:4], {**block, "_FillValue": nan, "fill_value": nan}),
         "n": block,
         "truth_product": per_lead,
         "truth_version": per_lead,

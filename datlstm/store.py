@@ -6,10 +6,10 @@ Object storage takes its credentials and endpoint from the standard AWS variable
 import json
 import os
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import icechunk
@@ -205,6 +205,23 @@ class StagedZarr(WrapperStore[ZarrStore]):
             self._documents[key] = value
         else:
             await self._store.set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """As `set`, unless the key is there."""
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        for key, value in values:
+            await self.set(key, value)
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Tell whether no document is held back under a prefix; chunks of a killed first write don't count."""
+        return not any(key.startswith(prefix) for key in self._documents)
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """Return this store: a second view would not see the documents held back."""
+        return self
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Yield the members that the held-back documents name; the store itself is not listed."""

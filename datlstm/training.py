@@ -166,7 +166,7 @@ def _fit(
     sampler = RandomSampler(training, num_samples=chosen.windows_per_epoch, generator=generator)
     loaders = (
         DataLoader(training, chosen.batch_size, sampler=sampler),
-        DataLoader(validation, 2 * chosen.batch_size),
+        DataLoader(validation.spread(chosen.validation_windows), 2 * chosen.batch_size),
     )
     initial = {name: value.clone() for name, value in module.state_dict().items()}
     with TemporaryDirectory(prefix="datlstm-training-") as folder:

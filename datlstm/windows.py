@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from datlstm.archive import Archive
 from datlstm.errors import NotEnoughDataError
@@ -105,6 +105,10 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         """Return several windows; the loader calls this once a batch."""
         days = self.starts[torch.tensor(indices)][:, None] + torch.arange(self._length)
         return list(zip(self._frames[days].unsqueeze(2), self._observed[days].unsqueeze(2), strict=True))
+
+    def spread(self, count: int) -> "Subset[tuple[Tensor, Tensor]]":
+        """Return at most ``count`` windows, spread evenly over the period."""
+        return Subset(self, np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist())
 
     def _admissible(self, input_days: int, maximum_missing_fraction: float) -> Tensor:
         present = self._observed.flatten(1).any(dim=1)

@@ -5,7 +5,7 @@ Attention). Frames are ``(B, channels, height, width)``, tokens ``(B, L, C)``, p
 centres of the first and last token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -85,7 +85,7 @@ class DatLSTMConfig(Frozen):
         for name, values in (("heads", self.heads), ("groups", self.groups)):
             if len(values) != 2 * levels:
                 raise ValueError(f"{name} needs {2 * levels} entries for {levels} levels; got {values}")
-        for stage in (*self.encoder(), *self.decoder()):
+        for stage in (*self.encoder_stages(), *self.decoder_stages()):
             if stage.channels % stage.heads or stage.heads % stage.groups:
                 raise ValueError(
                     f"a cell of {stage.channels} channels has {stage.heads} heads in {stage.groups} groups; heads must "
@@ -98,13 +98,13 @@ class DatLSTMConfig(Frozen):
         """Zeros around the map before the offset convolution."""
         return self.kernel // 2 if self.kernel != self.key_stride else 0
 
-    def encoder(self) -> Iterator[Stage]:
+    def encoder_stages(self) -> Iterator[Stage]:
         """Yield the encoder's stages from the finest to the coarsest."""
         rates = stage_rates(self.drop_path, self.down)
         for level in range(len(self.down)):
             yield self._stage(level, level, rates[level])
 
-    def decoder(self) -> Iterator[Stage]:
+    def decoder_stages(self) -> Iterator[Stage]:
         """Yield the decoder's stages from the coarsest to the finest; rates fall along a stage's blocks."""
         levels = len(self.up)
         rates = stage_rates(self.drop_path, self.up)
@@ -130,10 +130,9 @@ class DatLSTMConfig(Frozen):
 class DisplacementBias(nn.Module):
     """A learnt bias per head for the displacement from a query token to a key at any position.
 
-    The table ``(heads, 2h - 1, 2w - 1)`` is read bilinearly, zero outside; keys may lie ``reach`` (y, x) outside the
-    map, which spans -1 ... 1. All queries of one key see the table
-    shifted by the same fraction of a pixel, so a key's biases are one crop of the table blended by one 2 x 2 stencil;
-    the coordinates of (query, key) pairs are never formed.
+    The table ``(heads, 2h - 1, 2w - 1)`` is read bilinearly, zero outside; a key lies at most ``reach`` (y, x) beyond
+    the map's -1 ... 1. All queries of one key see the table shifted by the same fraction of a pixel, so its biases are
+    one crop of the table blended by one 2 x 2 stencil: coordinates of (query, key) pairs are never formed.
     """
 
     lines: Tensor
@@ -247,7 +246,7 @@ class DatLSTM(nn.Module):
     def __init__(self, config: DatLSTMConfig) -> None:
         super().__init__()
         self.config = config
-        encoder, decoder = list(config.encoder()), list(config.decoder())
+        encoder, decoder = list(config.encoder_stages()), list(config.decoder_stages())
         self.embed = PatchEmbed(1 + config.forcing_channels, config.patch, config.embed)
         self.encoder = nn.ModuleList(_cell(stage, config) for stage in encoder)
         self.merging = nn.ModuleList(PatchMerging(stage.grid, stage.channels) for stage in encoder)
@@ -265,15 +264,9 @@ class DatLSTM(nn.Module):
         ``(B, T - 1 + lead_frames, 1, H, W)``: estimates of frames 2 ... T, then the forecast. Predictions are fed back
         with their gradient. Raises `ValueError` for inputs of another shape.
         """
-        config = self.config
-        check_sequence(
-            frames,
-            lead_frames,
-            forcing,
-            size=(config.height, config.width),
-            forcing_channels=config.forcing_channels,
-        )
-        recompute = config.checkpoint_steps and torch.is_grad_enabled()
+        size = (self.config.height, self.config.width)
+        check_sequence(frames, lead_frames, forcing, size=size, forcing_channels=self.config.forcing_channels)
+        recompute = self.config.checkpoint_steps and torch.is_grad_enabled()
         return rollout(self._recomputed_step if recompute else self.step, frames, lead_frames, forcing)
 
     def step(self, frame: Tensor, states: list[CellState] | None) -> tuple[Tensor, list[CellState]]:
@@ -283,8 +276,9 @@ class DatLSTM(nn.Module):
         """
         cells, resamplings = (*self.encoder, *self.decoder), (*self.merging, *self.expanding)
         tokens = self.embed(self._pad(frame))
+        given: Sequence[CellState | None] = [None] * len(cells) if states is None else states
         new_states: list[CellState] = []
-        for cell, resampling, state in zip(cells, resamplings, states or [None] * len(cells), strict=True):
+        for cell, resampling, state in zip(cells, resamplings, given, strict=True):
             new_states.append(cell(tokens, state))
             tokens = resampling(new_states[-1][0])
         change = self.inflate(tokens)[..., : self.config.height, : self.config.width]

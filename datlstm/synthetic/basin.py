@@ -58,7 +58,8 @@ def basin_of(box: CellBox) -> Basin:
     """Return the sea under a box; reading its coastline takes about a second the first time."""
     padded = box.grown(PADDING_CELLS)
     wide = box.grown(COAST_PADDING_CELLS)
-    water, coast_km = (field[padded.within(wide)] for field in _coast(wide))
+    wide_water, wide_coast_km = _coast(wide)
+    water, coast_km = wide_water[padded.within(wide)], wide_coast_km[padded.within(wide)]
     latitude, longitude = np.meshgrid(padded.latitude, padded.longitude, indexing="ij")
     mixing = _tidal_mixing(padded)
     depth = SHALLOWEST_METRES + (DEEPEST_METRES - SHALLOWEST_METRES) * (1 - np.exp(-coast_km / SHELF_WIDTH_KM))
@@ -103,7 +104,8 @@ def _tidal_mixing(box: CellBox) -> FloatArray:
     # The deep channel, and the tongue of cold water in it, point to the north-west.
     along, across = (x[None, :] - y[:, None]) / np.sqrt(2), (x[None, :] + y[:, None]) / np.sqrt(2)
     radius = np.hypot(along / STRAIT_ALONG_KM, across / STRAIT_ACROSS_KM)
-    return 0.5 * (1 - np.tanh((radius - 1) / FRONT_SHARPNESS))
+    mixing: FloatArray = 0.5 * (1 - np.tanh((radius - 1) / FRONT_SHARPNESS))
+    return mixing
 
 
 def _one_day_of_gyre(coast_km: FloatArray, box: CellBox) -> sparse.csr_array:

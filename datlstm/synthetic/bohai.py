@@ -2,10 +2,10 @@
 
 from datetime import date
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from datlstm.settings import Region
@@ -37,16 +37,14 @@ def ostia_dataset(cells: Region | CellBox, first_day: date, last_day: date, seed
     Dims ``(time, latitude, longitude)``: days stamped 12:00 UTC; float64 centres of the 0.05 degree cells that touch
     the region, or of a box of them. ``analysed_sst`` and ``analysis_error`` float32 kelvin on multiples of 0.01 K,
     ``sea_ice_fraction`` float32, NaN on land; ``mask`` int8 with OSTIA's bits (1 water, 2 land, 8 ice), a new one each
-    day. The encoding is OSTIA's packing, so that writing to NetCDF or Zarr v2 loses nothing.
+    day. The encoding is OSTIA's packing; writing with it loses nothing.
     """
     box = cells_of(cells) if isinstance(cells, Region) else cells
     days = range(first_day.toordinal(), last_day.toordinal() + 1)
     pieces = [_days_of_block(box, block, days, seed) for block in _blocks(days)]
     variables = {}
     for position, name in enumerate(VARIABLE_ATTRIBUTES):
-        dtype = np.int8 if name == "mask" else np.float32
-        arrays = [da.from_delayed(part[position], (count, *box.shape), dtype) for part, count in pieces]
-        values = da.concatenate(arrays) if arrays else da.empty((0, *box.shape), dtype)
+        values = _joined([(fields[position], count) for fields, count in pieces], box, name)
         variables[name] = xr.Variable(DIMS, values, VARIABLE_ATTRIBUTES[name], ENCODING[name])
     return xr.Dataset(variables, _coordinates(box, days), GLOBAL_ATTRIBUTES | {"synthetic_seed": seed})
 
@@ -65,12 +63,21 @@ def _blocks(days: range) -> list[range]:
 
 def _days_of_block(box: CellBox, block: range, days: range, seed: int) -> tuple[list[object], int]:
     kept = slice(max(days.start - block.start, 0), min(days.stop, block.stop) - block.start)
-    fields = dask.delayed(_block, pure=True, nout=len(VARIABLE_ATTRIBUTES))(box, block, seed)
-    return [field[kept] for field in fields], kept.stop - kept.start
+    fields = delayed(_block, pure=True, nout=len(VARIABLE_ATTRIBUTES))(box, block, kept, seed)
+    return list(fields), kept.stop - kept.start
 
 
-def _block(box: CellBox, block: range, seed: int) -> tuple[NDArray[np.generic], ...]:
-    """Return the variables of a block of days in the order of `VARIABLE_ATTRIBUTES`."""
+def _joined(pieces: list[tuple[object, int]], box: CellBox, name: str) -> da.Array:
+    dtype = np.int8 if name == "mask" else np.float32
+    arrays = [da.empty((0, *box.shape), dtype)] if not pieces else []
+    for field, count in pieces:
+        arrays.append(da.from_delayed(field, (count, *box.shape), dtype))  # type: ignore[no-untyped-call]
+    joined: da.Array = da.concatenate(arrays)  # type: ignore[no-untyped-call]
+    return joined
+
+
+def _block(box: CellBox, block: range, kept: slice, seed: int) -> tuple[NDArray[np.generic], ...]:
+    """Return the variables of some days of a block in the order of `VARIABLE_ATTRIBUTES`."""
     basin = basin_of(box)
     unfrozen = background(basin, block, seed) + anomalies(basin, block, seed)
     water = basin.inside(basin.water)
@@ -78,12 +85,12 @@ def _block(box: CellBox, block: range, seed: int) -> tuple[NDArray[np.generic], 
     mask = np.where(water, WATER_BIT + ICE_BIT * (ice >= ICE_COVERED_FRACTION), LAND_BIT)
     sst = ZERO_CELSIUS_KELVIN + np.round(basin.inside(_freeze(unfrozen)), 2)
     error = np.round(0.22 + 0.25 * basin.inside(np.exp(-basin.coast_km / 25)) + 0.3 * ice, 2)
-    measured = (np.where(water, field, np.nan).astype(np.float32) for field in (sst, error, ice))
-    return *measured, mask.astype(np.int8)
+    measured = (np.where(water, field[kept], np.nan).astype(np.float32) for field in (sst, error, ice))
+    return *measured, mask[kept].astype(np.int8)
 
 
 def _freeze(celsius: FloatArray) -> FloatArray:
-    """Bend temperatures to stay above the freezing point of the Bohai's brackish coast, without a corner."""
+    """Bend temperatures to stay above the freezing point of the Bohai, without a corner."""
     excess = (celsius - FREEZING_CELSIUS) / FREEZING_SOFTNESS_KELVIN
     return FREEZING_CELSIUS + FREEZING_SOFTNESS_KELVIN * np.logaddexp(0, excess)
 

@@ -81,7 +81,9 @@ def water_fraction(box: CellBox) -> NDArray[np.float64]:
     top = (180 * CELLS_PER_DEGREE - box.north) * PIXELS_PER_CELL
     columns = slice(box.west * PIXELS_PER_CELL, box.east * PIXELS_PER_CELL)
     pixels = _globe_rows(top, rows)[::-1, columns]
-    return pixels.reshape(box.shape[0], PIXELS_PER_CELL, box.shape[1], PIXELS_PER_CELL).mean(axis=(1, 3))
+    by_cell = pixels.reshape(box.shape[0], PIXELS_PER_CELL, box.shape[1], PIXELS_PER_CELL)
+    fraction: NDArray[np.float64] = np.mean(by_cell, axis=(1, 3), dtype=np.float64)
+    return fraction
 
 
 def water_cells(box: CellBox) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ def generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:
     Philox is counter-based: the seed and the index are its key, the stream the top word of its counter, so no two
     sequences overlap (Salmon et al. 2011, doi:10.1145/2063384.2063405).
     """
-    return np.random.Generator(np.random.Philox(counter=[0, 0, 0, int(stream)], key=[seed, index]))
+    return np.random.Generator(np.random.Philox(counter=[0, 0, 0, int(stream)], key=[seed % 2**64, index]))
 
 
 def standard_normals(seed: int, stream: Stream, indices: range, size: int) -> FloatArray:
@@ -44,4 +44,5 @@ def smooth_series(seed: int, stream: Stream, days: range, series: int, epoch_day
     weights = np.exp(-0.5 * (distance / width) ** 2) * (np.abs(distance) <= 3 * width)
     weights /= np.sqrt(np.sum(weights**2, axis=1, keepdims=True))
     draws = standard_normals(seed, stream, epochs, series)
-    return np.sum(weights[:, :, None] * draws[None, :, :], axis=1)
+    series_by_day: FloatArray = np.sum(weights[:, :, None] * draws[None, :, :], axis=1)
+    return series_by_day

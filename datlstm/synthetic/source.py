@@ -7,7 +7,7 @@ import xarray as xr
 
 from datlstm.errors import NotYetAvailableError
 from datlstm.settings import Region
-from datlstm.synthetic.bohai import FIRST_DAY, ICE_BIT, LAND_BIT, WATER_BIT, land_mask, ostia_dataset
+from datlstm.synthetic.bohai import FIRST_DAY, LAND_BIT, WATER_BIT, land_mask, ostia_dataset
 from datlstm.synthetic.coast import cells_of
 from datlstm.synthetic.labels import ATTRIBUTION, PRODUCT, VARIABLE_ATTRIBUTES, VERSION
 
@@ -61,5 +61,5 @@ class SyntheticSource:
         return delivered.drop_encoding()
 
     def _mask(self) -> xr.Variable:
-        flags = {"flag_masks": np.array([WATER_BIT, LAND_BIT, ICE_BIT], np.int8), "flag_meanings": "water land sea_ice"}
+        flags = {"flag_masks": np.array([WATER_BIT, LAND_BIT], np.int8), "flag_meanings": "water land"}
         return xr.Variable(("latitude", "longitude"), land_mask(self._box), VARIABLE_ATTRIBUTES["mask"] | flags)

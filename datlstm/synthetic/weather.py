@@ -2,7 +2,7 @@
 
 For an anomaly T of water of depth h, dT/dt + u·∇T = -T/τ(h) + F: Frankignoul and Hasselmann (1977,
 doi:10.3402/tellusa.v29i4.11362) with a mean flow. F has eddies of tens of km, air masses of hundreds, and outbreaks of
-cold air in the cold half of the year; the last two act more on shallow water.
+cold air in autumn and winter; the last two act more on shallow water.
 
 The equation forgets, so a block of days is begun from rest `SPIN_UP_DAYS` before it: a day depends on the noise of no
 more than `SPIN_UP_DAYS + BLOCK_DAYS` days, and what two neighbouring blocks disagree on is below OSTIA's 0.01 K.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from datlstm.synthetic.basin import Basin
-from datlstm.synthetic.climate import season_angle
+from datlstm.synthetic.climate import DAYS_PER_YEAR, season_angle
 from datlstm.synthetic.noise import Stream, generator, standard_normals
 
 FloatArray = NDArray[np.float64]
@@ -57,19 +57,19 @@ def _forcing(basin: Basin, days: range, seed: int) -> FloatArray:
     eddies, air_masses = _waves(basin, seed)
     depth_factor = (REFERENCE_DEPTH_METRES / basin.depth_metres).ravel()
     summer = 1 - 0.25 * np.cos(season_angle(days))[:, None]
-    forcing = _amplitudes(seed, Stream.MESOSCALE, days, EDDY_KELVIN_PER_DAY, EDDY_MEMORY) * summer @ eddies
-    forcing += _amplitudes(seed, Stream.WEATHER, days, AIR_MASS_KELVIN_PER_DAY, AIR_MASS_MEMORY) @ (
-        air_masses * depth_factor
-    )
-    forcing -= _outbreaks(seed, days)[:, None] * _outbreak_pattern(basin).ravel()
-    return forcing
+    eddy = _amplitudes(seed, Stream.MESOSCALE, days, EDDY_KELVIN_PER_DAY, EDDY_MEMORY)
+    air = _amplitudes(seed, Stream.WEATHER, days, AIR_MASS_KELVIN_PER_DAY, AIR_MASS_MEMORY)
+    outbreaks = _outbreaks(seed, days)[:, None] * _outbreak_pattern(basin).ravel()
+    heating: FloatArray = (eddy * summer) @ eddies + air @ (air_masses * depth_factor) - outbreaks
+    return heating
 
 
 def _amplitudes(seed: int, stream: Stream, days: range, kelvin_per_day: float, memory: float) -> FloatArray:
     """Return red noise ``(day, 2 x waves)``: sine and cosine of each wave remember ``memory`` of the day before."""
     draws = standard_normals(seed, stream, days, 2 * WAVES)
-    reddened = lfilter([np.sqrt(1 - memory**2)], [1, -memory], draws, axis=0)
-    return kelvin_per_day / np.sqrt(WAVES) * np.asarray(reddened)
+    scale = kelvin_per_day / np.sqrt(WAVES) * np.sqrt(1 - memory**2)
+    reddened: FloatArray = lfilter([scale], [1, -memory], draws, axis=0)
+    return reddened
 
 
 @lru_cache(maxsize=2)
@@ -88,12 +88,12 @@ def _waves(basin: Basin, seed: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _outbreaks(seed: int, days: range) -> FloatArray:
-    """Return the strength ``(day,)`` of cold air, kelvin a day over the reference depth, from October to March."""
+    """Return the strength ``(day,)`` of cold air, kelvin a day over the reference depth, in autumn and winter."""
     first = days.start - OUTBREAK_COURSE.size + 1
     starts = range(first, days.stop)
-    harshness = np.clip(np.cos(season_angle(starts) - 2 * np.pi * HARSHEST_DAY / 365.2425), 0, None)
+    harshness = np.clip(np.cos(season_angle(starts) - 2 * np.pi * HARSHEST_DAY / DAYS_PER_YEAR), 0, None)
     draws = np.stack([generator(seed, Stream.OUTBREAK, day).random(2) for day in starts])
-    begins = draws[:, 0] < OUTBREAKS_PER_DAY * (harshness > 0.1)
+    begins = draws[:, 0] < OUTBREAKS_PER_DAY * (harshness > 0)
     strength = OUTBREAK_KELVIN * begins * harshness**0.5 * (0.5 + 0.5 * draws[:, 1])
     return np.convolve(strength, OUTBREAK_COURSE, mode="valid")
 
@@ -101,4 +101,5 @@ def _outbreaks(seed: int, days: range) -> FloatArray:
 def _outbreak_pattern(basin: Basin) -> FloatArray:
     """Cold air comes from the north-west and has warmed by the time it reaches the south-east."""
     downwind = (basin.x_km - basin.y_km) / np.sqrt(2)
-    return (REFERENCE_DEPTH_METRES / basin.depth_metres) * (1 - 0.25 * np.tanh(downwind / 200))
+    pattern: FloatArray = (REFERENCE_DEPTH_METRES / basin.depth_metres) * (1 - 0.25 * np.tanh(downwind / 200))
+    return pattern

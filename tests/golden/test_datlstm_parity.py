@@ -107,7 +107,7 @@ def test_states_after_one_step_equal_the_published_model() -> None:
     arrays = load("dat_small_w4")
     cells = ("down0", "down1", "up0", "up1")
     before, after = (
-        [tuple(torch.from_numpy(arrays[f"{when}/{cell}/{part}"]) for part in "hc") for cell in cells]
+        [(torch.from_numpy(arrays[f"{when}/{cell}/h"]), torch.from_numpy(arrays[f"{when}/{cell}/c"])) for cell in cells]
         for when in ("state0", "state1")
     )
     with torch.no_grad():

@@ -212,7 +212,7 @@ def test_weights_survive_a_state_dict() -> None:
 
 def test_stepping_by_hand_gives_the_same_forecast() -> None:
     model, frames, forcing = small(forcing_channels=1), days(2), days(3)
-    states, outputs = None, []
+    states, outputs = None, list[Tensor]()
     for index in range(3):
         frame = frames[:, index] if index < 2 else outputs[-1]
         output, states = model.step(torch.cat([frame, forcing[:, index]], dim=1), states)
@@ -277,7 +277,9 @@ def test_stochastic_depth_drops_whole_samples_in_training_only() -> None:
 
 def test_drop_path_rises_through_the_encoder_and_restarts_backwards_in_the_decoder() -> None:
     config = DatLSTMConfig(height=64, width=64)
-    encoder, decoder = ([stage.drop_rates for stage in side] for side in (config.encoder(), config.decoder()))
+    encoder, decoder = (
+        [stage.drop_rates for stage in side] for side in (config.encoder_stages(), config.decoder_stages())
+    )
     seventh = 0.1 / 7
     assert sum(encoder, []) == pytest.approx([seventh * index for index in range(8)])
     assert [len(rates) for rates in decoder] == [2, 6]
@@ -286,7 +288,7 @@ def test_drop_path_rises_through_the_encoder_and_restarts_backwards_in_the_decod
 
 def test_encoder_and_decoder_stages_have_the_published_sizes() -> None:
     config = DatLSTMConfig(height=64, width=64)
-    sizes = [stage[:4] for stage in (*config.encoder(), *config.decoder())]
+    sizes = [stage[:4] for stage in (*config.encoder_stages(), *config.decoder_stages())]
     assert sizes == [((32, 32), 128, 4, 2), ((16, 16), 256, 8, 4), ((8, 8), 512, 16, 8), ((16, 16), 256, 8, 4)]
 
 
