@@ -1,8 +1,9 @@
-"""Where Dask computes: threads of this process, or a cluster whose scheduler's address is a setting."""
+"""Where work is computed: Dask on threads or a cluster, by setting; torch on a stated number of threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from distributed import Client
 
 from datlstm.errors import SettingsError
@@ -21,3 +22,18 @@ def dask_compute(settings: Settings) -> Iterator[None]:
         raise SettingsError(f"no Dask scheduler answers at {settings.dask_scheduler}: start it or unset it") from error
     with client:
         yield
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run torch on ``count`` threads inside the block.
+
+    Maps as small as ours gain little from threads and lose up to a factor of 20 to them when other work shares the
+    cores; and a sum's last bit depends on their number.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

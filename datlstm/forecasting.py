@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datlstm import baselines
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
+from datlstm.compute import torch_threads
 from datlstm.errors import NotEnoughDataError
 
 BATCH = 16
@@ -103,5 +104,6 @@ def _network_forecast(bundle: Bundle, sst: xr.DataArray, init_times: pd.Datetime
 @torch.inference_mode()
 def _run(model: AnomalyForecaster, anomaly: np.ndarray, last: Sequence[int], input_days: int) -> np.ndarray:
     inputs = torch.from_numpy(np.stack([anomaly[i - input_days + 1 : i + 1] for i in last])).unsqueeze(2)
-    estimates = model(torch.nan_to_num(inputs, nan=0.0), torch.isfinite(inputs))
+    with torch_threads(1):
+        estimates = model(torch.nan_to_num(inputs, nan=0.0), torch.isfinite(inputs))
     return np.asarray(estimates[:, input_days - 1 :, 0])

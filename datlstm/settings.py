@@ -150,6 +150,7 @@ class TrainingSettings(Frozen):
     seed: int = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = 1
+    threads: PositiveInt = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     maximum_minutes: PositiveFloat | None = None
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from datlstm.archive import Archive
 from datlstm.baselines import fit_damping
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
+from datlstm.compute import torch_threads
 from datlstm.errors import NotEnoughDataError
 from datlstm.forecasting import AnomalyForecaster, anomaly_forecaster
 from datlstm.grid import Grid
@@ -173,8 +174,9 @@ def _fit(
         best = ModelCheckpoint(folder, monitor=MONITORED, save_weights_only=True)
         stop = EarlyStopping(MONITORED, patience=chosen.patience)
         trainer = _trainer(chosen, folder, [best, stop, TQDMProgressBar(leave=True), _EpochReport(on_epoch)])
-        untrained = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
-        trainer.fit(module, *loaders)
+        with torch_threads(chosen.threads):
+            untrained = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
+            trainer.fit(module, *loaders)
         score = float(best.best_model_score) if best.best_model_score is not None else math.nan
         if not math.isfinite(score):
             raise NotEnoughDataError("training ended without a finite validation loss: lower training.learning_rate")

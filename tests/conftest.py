@@ -1,0 +1,96 @@
+"""What every test shares: a small synthetic region in a store of its own, and no setting from outside."""
+
+import os
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from datlstm.ingest import ingest
+from datlstm.settings import Settings, load_settings
+
+# 16 x 16 cells around Laizhou Bay: land, coast and sea.
+REGION = """
+[region]
+name = "laizhou"
+title = "Laizhou Bay (test)"
+south = 37.0
+north = 37.8
+west = 119.0
+east = 119.8
+resolution = 0.05
+
+[source]
+kind = "synthetic"
+
+[archive]
+first_day = 2023-01-01
+rolling_days = 5
+bootstrap_days = 500
+
+[model]
+input_days = 3
+lead_days = 4
+
+[model.options.datlstm]
+patch = 4
+embed = 8
+down = [2]
+up = [2]
+heads = [1, 2]
+groups = [1, 1]
+window = 2
+head = "increment"
+drop_path = 0.0
+
+[training]
+epochs = 2
+windows_per_epoch = 32
+validation_windows = 8
+validation_days = 60
+batch_size = 8
+accelerator = "cpu"
+"""
+
+FIRST_DAY = date(2023, 1, 1)
+LAST_DAY = date(2024, 5, 31)
+
+
+@pytest.fixture(autouse=True)
+def only_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the caller's environment out of the tests."""
+    for variable in [name for name in os.environ if name.startswith(("DATLSTM_", "AWS_", "COPERNICUSMARINE_"))]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.fixture(scope="session")
+def settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test region's settings file."""
+    path = tmp_path_factory.mktemp("settings") / "laizhou.toml"
+    path.write_text(REGION)
+    return path
+
+
+@pytest.fixture
+def settings(settings_file: Path, tmp_path: Path) -> Settings:
+    """The test region with an empty store of its own."""
+    return load_settings(str(settings_file)).replace(store=(tmp_path / "store").as_uri())
+
+
+@pytest.fixture
+def fill(settings: Settings) -> Callable[[date, date], None]:
+    """Ingest days of the synthetic sea into the test's store."""
+
+    def ingest_days(first_day: date, last_day: date) -> None:
+        ingest(settings, first_day, last_day)
+
+    return ingest_days
+
+
+@pytest.fixture(scope="session")
+def filled_store(settings_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with 500 days of archive, made once; copy it before writing."""
+    folder = tmp_path_factory.mktemp("filled") / "store"
+    ingest(load_settings(str(settings_file)).replace(store=folder.as_uri()), FIRST_DAY, LAST_DAY)
+    return folder
