@@ -49,8 +49,8 @@ class UpsertReport:
 class Archive:
     """The archive of one region under one store.
 
-    Raises `ArchiveError` when the repository is absent (but for `upsert`, which makes it), belongs to another grid or
-    another first day, or is of a newer format.
+    Raises `ArchiveError` when there is none (but for `upsert`, which makes it), or it belongs to another grid or is of
+    another format.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,7 +60,7 @@ class Archive:
 
     def exists(self) -> bool:
         """Tell whether anything was ever written."""
-        return icechunk.Repository.exists(self._store.icechunk(PATH))
+        return self._committed() is not None
 
     def snapshot_id(self) -> str:
         """Return the id of the newest state."""
@@ -120,7 +120,7 @@ class Archive:
         if days["time"].size == 0 or bool(days.indexes["time"].has_duplicates):
             raise ArchiveError(f"upsert of {days['time'].size} days: none, or one of them twice; merge them first")
         with self._store.writer(PATH):
-            repository = self._repository(create=True)
+            repository = icechunk.Repository.open_or_create(self._store.icechunk(PATH))
             session = repository.writable_session(BRANCH)
             axis = self._axis(session, ocean_mask)
             report, block = self._merge(axis, days, session, product, version)
@@ -133,7 +133,7 @@ class Archive:
             axis.write(first, block)
             zarr.open_group(session.store, mode="r+").attrs["attribution"] = attribution
             message = f"{first} … {last}: {len(report.added)} days added, {len(report.revised)} revised"
-            snapshot = session.commit(message)
+            snapshot = self._commit(session, message)
         return UpsertReport(snapshot, report.added, report.revised, report.unchanged, report.refused)
 
     def _merge(
@@ -147,7 +147,8 @@ class Archive:
                 "archive.first_day for a new store"
             )
         block = self._stored_block(session, first, last)
-        given = {name: days[name].values for name in ("sst", "sea_ice_fraction", "quality")}
+        fields = ("sst", "sea_ice_fraction", "quality")
+        given = {name: days[name].values.astype(block[name].dtype, copy=False) for name in fields}
         report = UpsertReport("")
         now = now_seconds()
         for i, day in enumerate(days["time"].values.astype("datetime64[D]").astype(object)):
@@ -193,6 +194,8 @@ class Archive:
             )
             group = zarr.open_group(session.store, mode="r+")
             group["time"].attrs["first_day"] = self._settings.archive.first_day.isoformat()
+        self._check_format(group.attrs)
+        self._check_grid(group)
         stored = np.asarray(group["mask"][:])  # type: ignore[index]
         differing = int(((stored == SEA) != ocean_mask.values).sum())
         if differing:
@@ -202,13 +205,28 @@ class Archive:
             )
         return DailyAxis(group, "time")
 
-    def _repository(self, *, create: bool = False) -> icechunk.Repository:
+    def _commit(self, session: icechunk.Session, message: str) -> str:
+        try:
+            return session.commit(message)
+        except icechunk.ConflictError as error:
+            raise ArchiveError(
+                f"another process wrote {self._store.url_of(PATH)} at the same time and was first: run this again"
+            ) from error
+
+    def _committed(self) -> icechunk.Repository | None:
+        """Return the repository, or None where there is none or its first writer never came to commit."""
         storage = self._store.icechunk(PATH)
-        if create:
-            return icechunk.Repository.open_or_create(storage)
         if not icechunk.Repository.exists(storage):
+            return None
+        repository = icechunk.Repository.open(storage)
+        newest = next(iter(repository.ancestry(branch=BRANCH)))
+        return None if newest.parent_id is None else repository
+
+    def _repository(self) -> icechunk.Repository:
+        repository = self._committed()
+        if repository is None:
             raise ArchiveError(f"no archive at {self._store.url_of(PATH)}: run `datlstm backfill` first")
-        return icechunk.Repository.open(storage)
+        return repository
 
     def _open(self, snapshot_id: str | None) -> xr.Dataset:
         repository = self._repository()
@@ -216,24 +234,29 @@ class Archive:
             session = repository.readonly_session(snapshot_id=snapshot_id or repository.lookup_branch(BRANCH))
             stored = xr.open_zarr(session.store, consolidated=False, chunks={})
         except (icechunk.IcechunkError, FileNotFoundError) as error:
+            cause = str(error).strip().split("\n", 1)[0]
             raise ArchiveError(
-                f"{self._store.url_of(PATH)} can't be read at {snapshot_id or BRANCH}: {error}. Run `datlstm backfill` "
-                "if it is new, else restore it from a backup"
+                f"{self._store.url_of(PATH)} can't be read at {snapshot_id or BRANCH}: {cause}. Ask for a snapshot "
+                "that it has, or restore it from a backup"
             ) from error
-        if stored.attrs.get("format_version") != FORMAT_VERSION:
-            raise ArchiveError(
-                f"{self._store.url_of(PATH)} has format {stored.attrs.get('format_version')}, this code reads "
-                f"{FORMAT_VERSION}: use the release that wrote it, or migrate"
-            )
+        self._check_format(stored.attrs)
         self._check_grid(stored)
         return stored
 
-    def _check_grid(self, dataset: xr.Dataset) -> None:
-        found = Grid(dataset["latitude"].values, dataset["longitude"].values)
+    def _check_format(self, attributes: Mapping[str, Any]) -> None:
+        found = attributes.get("format_version")
+        if found != FORMAT_VERSION:
+            raise ArchiveError(
+                f"{self._store.url_of(PATH)} has format {found}, this code reads and writes {FORMAT_VERSION}: use the "
+                "release that wrote it, or migrate"
+            )
+
+    def _check_grid(self, holder: xr.Dataset | zarr.Group) -> None:
+        found = Grid(*(np.asarray(holder[name][:]) for name in ("latitude", "longitude")))  # type: ignore[index]
         if found.hash != self.grid.hash:
             raise ArchiveError(
-                f"grid {found} is not region {self._settings.region.name!r}'s {self.grid}: use the settings and the "
-                "store that belong together"
+                f"grid {found.hash} of {found.shape} cells is not region {self._settings.region.name!r}'s "
+                f"{self.grid.hash} of {self.grid.shape}: use the settings and the store that belong together"
             )
 
 

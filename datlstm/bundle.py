@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 import xarray as xr
 
-from datlstm.errors import BundleError
+from datlstm.errors import BundleError, SettingsError, StoreError
 from datlstm.grid import Grid, ocean_mask_hash
 from datlstm.models import build
 from datlstm.normalise import Normaliser
@@ -70,10 +70,10 @@ class Bundle:
 
     def network(self) -> torch.nn.Module:
         """Return the network with its weights, in evaluation mode. Raises `BundleError` when they don't fit it."""
-        network = build(self.forecaster, self.config)
         try:
+            network = build(self.forecaster, self.config)
             network.load_state_dict(dict(self.weights), strict=True)
-        except RuntimeError as error:
+        except (RuntimeError, SettingsError) as error:
             raise BundleError(f"the weights of {self.id} don't fit a {self.forecaster} of its configuration") from error
         return network.eval()
 
@@ -107,16 +107,25 @@ class Bundle:
 
         Raises `BundleError` when it is absent, of a newer format, or any file is not the one it was saved with.
         """
-        manifest = store.read_json(f"models/{bundle_id}/{MANIFEST}")
-        if manifest is None:
-            raise BundleError(f"no bundle {bundle_id!r} in {store.url_of('models')}: run `datlstm models` to see them")
-        if manifest.get("format_version") != FORMAT_VERSION:
+        try:
+            manifest = store.read_json(f"models/{bundle_id}/{MANIFEST}")
+            if manifest is None:
+                raise BundleError(
+                    f"no bundle {bundle_id!r} in {store.url_of('models')}: run `datlstm models` to see them"
+                )
+            if manifest["format_version"] != FORMAT_VERSION:
+                raise BundleError(
+                    f"bundle {bundle_id} has format {manifest['format_version']}, this code reads {FORMAT_VERSION}: "
+                    "use the release that wrote it, or retrain"
+                )
+            files = {name: _verified(store, bundle_id, name, digest) for name, digest in manifest["sha256"].items()}
+            bundle = cls._from_files(manifest, files)
+            hashes = manifest["hashes"]
+        except (StoreError, KeyError, TypeError) as error:
             raise BundleError(
-                f"bundle {bundle_id} has format {manifest.get('format_version')}, this code reads {FORMAT_VERSION}"
-            )
-        files = {name: _verified(store, bundle_id, name, digest) for name, digest in manifest["sha256"].items()}
-        bundle = cls._from_files(manifest, files)
-        if bundle.id != bundle_id or bundle._hashes() != manifest["hashes"]:
+                f"{MANIFEST} of bundle {bundle_id} is damaged ({error}): restore it from a backup, or retrain"
+            ) from error
+        if bundle.id != bundle_id or bundle._hashes() != hashes:
             raise BundleError(f"bundle {bundle_id} holds the contents of {bundle.id}: it was tampered with; retrain")
         return bundle
 

@@ -56,7 +56,9 @@ class Cube:
                     "forecasts to another store"
                 )
             count = next(iter(fields.values())).shape[self._template[next(iter(fields))].dims.index(INIT_TIME)]
+            committed = axis.size
             axis.extend(date.fromordinal(day.toordinal() + count - 1))
+            axis.clear(committed, first)
             axis.write(day, fields)
             staged.commit()
 
@@ -67,11 +69,10 @@ class Cube:
         zarr.open_group(staged, mode="r+", use_consolidated=False)[INIT_TIME].attrs["first_day"] = first_day.isoformat()
 
     def _check_structure(self, group: zarr.Group) -> None:
-        found = {name: (str(array.dtype), _fixed_shape(array)) for name, array in group.arrays()}
         fresh = StagedZarr(zarr.storage.MemoryStore())
         self._create(fresh, date(2000, 1, 1))
         wanted = zarr.open_group(fresh, mode="r+", use_consolidated=False)
-        expected = {name: (str(array.dtype), _fixed_shape(array)) for name, array in wanted.arrays()}
+        found, expected = (dict(map(_form, cube.arrays())) for cube in (group, wanted))
         if found != expected:
             drifted = sorted(name for name in found | expected if found.get(name) != expected.get(name))
             raise ProductError(
@@ -80,8 +81,10 @@ class Cube:
             )
 
 
-def _fixed_shape(array: zarr.Array) -> tuple[tuple[str, int], ...]:
-    names = getattr(array.metadata, "dimension_names", None) or ()
-    return tuple((n, size) for n, size in zip(names, array.shape, strict=True) if n != INIT_TIME) + (
-        ("chunks", hash(array.chunks)),
-    )
+def _form(named: tuple[str, zarr.Array]) -> tuple[str, tuple[Any, ...]]:
+    """Return an array's name and what inits never change of it: of a coordinate the values too."""
+    name, array = named
+    dims = getattr(array.metadata, "dimension_names", None) or ()
+    sizes = [size for dim, size in zip(dims, array.shape, strict=True) if dim != INIT_TIME]
+    values = [] if INIT_TIME in dims else np.asarray(array[:]).tolist()
+    return name, (str(array.dtype), dims, sizes, array.chunks, values)

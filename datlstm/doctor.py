@@ -64,7 +64,8 @@ def _source(settings: Settings, today: date) -> Finding:
     first, last = source.coverage()
     age = (today - last).days
     state: State = "ok" if age <= 2 else "warn"
-    return state, f"{settings.source.kind}: {source.product} {source.version}, {first} … {last}"
+    remedy = "" if state == "ok" else f", {age} days ago: wait for it, or look at the provider's notices"
+    return state, f"{settings.source.kind}: {source.product} {source.version}, {first} … {last}{remedy}"
 
 
 def _store(settings: Settings, today: date) -> Finding:
@@ -90,8 +91,11 @@ def _gaps(settings: Settings, today: date) -> Finding:
     flagged = {str(day["time"].values)[:10]: int(day) for day in recent["quality"] if int(day)}
     if not flagged:
         return "ok", f"no gap and no flag in the archive's last {recent.sizes['time']} days"
-    worst: State = "fail" if any(flags & UNUSABLE for flags in flagged.values()) else "warn"
-    return worst, ", ".join(f"{day} {describe(flags)}" for day, flags in flagged.items())
+    flags = ", ".join(f"{day} {describe(flags)}" for day, flags in flagged.items())
+    unusable = [day for day, flags in flagged.items() if flags & UNUSABLE]
+    if not unusable:
+        return "warn", f"{flags}: still used; compare them with the source"
+    return "fail", f"{flags}: read again with `datlstm backfill --from {unusable[0]} --to {unusable[-1]}`"
 
 
 def _champion(settings: Settings, today: date) -> Finding:
@@ -109,7 +113,8 @@ def _forecast(settings: Settings, today: date) -> Finding:
     if not days:
         return "warn", "none published yet: run `datlstm nightly`"
     state: State = "ok" if days[-1] >= today - timedelta(days=1) else "warn"
-    return state, f"{len(days)} published, the newest from {days[-1]}"
+    remedy = "" if state == "ok" else ": run `datlstm nightly`"
+    return state, f"{len(days)} published, the newest from {days[-1]}{remedy}"
 
 
 def _skill(settings: Settings, today: date) -> Finding:
@@ -117,4 +122,5 @@ def _skill(settings: Settings, today: date) -> Finding:
     if skill is None:
         return "warn", "nothing scored yet: truth arrives a day after the forecast"
     own, bar = (skill.sel(forecaster=name).mean().item() for name in ("forecast", "damped_persistence"))
-    return ("ok" if own <= bar else "warn"), f"mean RMSE over leads {own:.2f} °C, damped persistence {bar:.2f} °C"
+    found = f"mean RMSE over leads {own:.2f} °C, damped persistence {bar:.2f} °C"
+    return ("ok", found) if own <= bar else ("warn", f"{found}: run `datlstm retrain`, or `datlstm rollback`")

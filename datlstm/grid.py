@@ -66,7 +66,7 @@ class Grid:
     def coords(self) -> dict[str, xr.Variable]:
         """Return the CF coordinate variables, ready for ``xr.DataArray(..., coords=grid.coords())``."""
         return {
-            name: xr.Variable(name, getattr(self, name), {"standard_name": name, "units": units})
+            name: xr.Variable(name, getattr(self, name), {"standard_name": name, "long_name": name, "units": units})
             for name, units in zip(DIMS, ("degrees_north", "degrees_east"), strict=True)
         }
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 import xarray as xr
@@ -10,7 +10,7 @@ import xarray as xr
 from datlstm.archive import Archive, UpsertReport, consecutive
 from datlstm.errors import NotYetAvailableError
 from datlstm.grid import Regridder
-from datlstm.quality import UNUSABLE, check_days, describe
+from datlstm.quality import DAY, UNUSABLE, check_days, describe
 from datlstm.settings import Settings
 from datlstm.sources import Source, open_source
 
@@ -82,6 +82,7 @@ def yearly_pieces(first_day: date, last_day: date) -> list[tuple[date, date]]:
 def _day_before(archive: Archive, days: xr.Dataset) -> xr.DataArray | None:
     if not archive.exists():
         return None
-    day = days["time"].values[0].astype("datetime64[D]").astype(object) - timedelta(days=1)
-    field = archive.read(day, day)["sst"].isel(time=0).load()
+    # As stored, not as usable: the third copy of a stale field must still be seen to repeat the second.
+    day = days["time"].values[0] - DAY
+    field = archive.open()["sst"].reindex(time=[day]).isel(time=0).load()
     return field if field.notnull().any() else None

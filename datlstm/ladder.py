@@ -65,7 +65,11 @@ def nightly_forecast(settings: Settings, forecast_date: date, snapshot_id: str |
         if bundle.forecaster != DAMPED_PERSISTENCE and not _model_may(settings, bundle, age, missing):
             continue
         sst = archive.read(first, init, snapshot_id)["sst"].load()
-        made = forecast(bundle, sst, pd.DatetimeIndex([pd.Timestamp(init)])).isel(init_time=0)
+        try:
+            made = forecast(bundle, sst, pd.DatetimeIndex([pd.Timestamp(init)])).isel(init_time=0)
+        except BundleError as error:
+            log.error("the next rung forecasts: %s", error)
+            continue
         if _credible(made, bundle, settings):
             source = ForecastSource.MODEL
             if bundle.forecaster == DAMPED_PERSISTENCE:
@@ -89,23 +93,29 @@ def _rungs(settings: Settings, usable: Sequence[date], snapshot_id: str) -> list
     """Return the champion, when there is a loadable one, and the damped persistence under it."""
     store = Store(settings.store)
     chosen = champion_id(store)
-    if chosen is not None:
-        try:
-            champion = Bundle.load(store, chosen)
-            champion.check_matches(settings)
-        except BundleError as error:
-            log.error("the champion can't forecast, damped persistence does: %s", error)
-        else:
-            return [champion, champion.damped()]
-    else:
+    if chosen is None:
         log.warning("no champion yet, damped persistence forecasts: run `datlstm retrain`")
-    return [_standing_baseline(settings, store) or _new_baseline(settings, store, usable, snapshot_id)]
+    elif champion := _load(settings, store, chosen):
+        return [champion, champion.damped()]
+    return [_standing_baseline(settings, store, usable) or _new_baseline(settings, store, usable, snapshot_id)]
 
 
-def _standing_baseline(settings: Settings, store: Store) -> Bundle | None:
+def _load(settings: Settings, store: Store, bundle_id: str) -> Bundle | None:
+    try:
+        bundle = Bundle.load(store, bundle_id)
+        bundle.check_matches(settings)
+    except BundleError as error:
+        log.error("%s can't forecast, damped persistence does: %s", bundle_id, error)
+        return None
+    return bundle
+
+
+def _standing_baseline(settings: Settings, store: Store, usable: Sequence[date]) -> Bundle | None:
+    """Return the newest baseline fitted on nothing but the usable days' past: a replay must not see its future."""
     prefix = f"{settings.region.name}-{DAMPED_PERSISTENCE.replace('_', '-')}-"
-    bundles = [Bundle.load(store, name) for name in bundle_ids(store) if name.startswith(prefix)]
-    return max(bundles, key=lambda bundle: (bundle.training["last_day"], bundle.id), default=None)
+    bundles = [_load(settings, store, name) for name in bundle_ids(store) if name.startswith(prefix)]
+    past = [bundle for bundle in bundles if bundle and bundle.training["last_day"] <= str(usable[-1])]
+    return max(past, key=lambda bundle: (bundle.training["last_day"], bundle.id), default=None)
 
 
 def _new_baseline(settings: Settings, store: Store, usable: Sequence[date], snapshot_id: str) -> Bundle:

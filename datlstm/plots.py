@@ -29,7 +29,7 @@ def quicklook(init: xr.Dataset, title: str) -> bytes:
     for axis, lead in zip(axes[0], leads, strict=True):
         day = str(init["valid_time"].sel(lead_time=lead).values)[:10]
         axis.set_title(f"day {lead}: {day}", fontsize=10)
-    figure.suptitle(title)
+    figure.suptitle(title, wrap=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

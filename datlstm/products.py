@@ -21,6 +21,7 @@ FORECAST_PATH = "forecast.zarr"
 ICE = 4
 ICE_THRESHOLD = 0.15
 FIELDS = (INIT_TIME, "lead_time", "latitude", "longitude")
+_COUNTS = ("input_age_days", "n_missing_inputs")
 Outcome = Literal["published", "revised", "unchanged"]
 
 
@@ -83,23 +84,25 @@ def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
     if init is None:
         raise ProductError(f"no forecast was published from {init_day}: see `datlstm status` for those that were")
     valid = init["valid_time"].values
+    lineage = {name: init[name].item() for name in ("model_id", "archive_snapshot", *_COUNTS)}
     attributes = {
+        **lineage,
         "time_coverage_start": f"{str(valid.min())[:19]}Z",
         "time_coverage_end": f"{str(valid.max())[:19]}Z",
         "time_coverage_duration": f"P{valid.size}D",
         "date_created": f"{str(init['created_at'].values)[:19]}Z",
     }
-    text = {name: str(init[name].values) for name in ("model_id", "archive_snapshot")}
-    file = init.assign({name: ((), np.array(value, dtype=object), init[name].attrs) for name, value in text.items()})
-    for name in ("latitude", "longitude"):
-        file[name].encoding = {"_FillValue": None}
-    file["lead_time"].encoding = {"dtype": "int32", "_FillValue": None}
-    for name in (INIT_TIME, "valid_time"):
-        file[name].encoding = {"units": daily.DAY_UNITS, "dtype": "int32", "_FillValue": None, "calendar": "standard"}
-    file["created_at"].encoding = {"units": daily.SECOND_UNITS, "dtype": "double", "_FillValue": None}
-    file = file.reset_coords("created_at") if "created_at" in file.coords else file
-    encoding: Any = {name: {"zlib": True, "_FillValue": np.float32(np.nan)} for name in ("sst", "sst_anomaly")}
-    file.drop_encoding().assign_attrs(attributes).to_netcdf(path, engine="h5netcdf", encoding=encoding)
+    file = init.drop_vars([*lineage, "created_at"]).drop_encoding().assign_attrs(attributes)
+    del file[INIT_TIME].attrs["first_day"]
+    for name, flags in (("mask", "flag_masks"), ("forecast_source", "flag_values")):
+        file[name].attrs[flags] = np.array(file[name].attrs[flags], file[name].dtype)
+    days = {"units": daily.DAY_UNITS, "dtype": "int32", "_FillValue": None, "calendar": "standard"}
+    encoding: Any = {
+        **dict.fromkeys(("sst", "sst_anomaly"), {"zlib": True, "_FillValue": np.float32(np.nan)}),
+        **dict.fromkeys((INIT_TIME, "valid_time"), days),
+        **dict.fromkeys(("latitude", "longitude"), {"_FillValue": None}),
+    }
+    file.to_netcdf(path, engine="h5netcdf", encoding=encoding)
 
 
 def _is_same(standing: xr.Dataset, made: NightlyForecast) -> bool:
@@ -146,8 +149,8 @@ def _template(settings: Settings, grid: Grid) -> xr.Dataset:
     }
     return xr.Dataset(
         {
-            "sst": (FIELDS, cube, _field_attributes("forecast", standard_name="sea_surface_foundation_temperature")),
-            "sst_anomaly": (FIELDS, cube, _field_attributes("forecast minus the model's climatology of the valid day")),
+            "sst": (FIELDS, cube, _SST_ATTRIBUTES),
+            "sst_anomaly": (FIELDS, cube, _ANOMALY_ATTRIBUTES),
             "mask": ((INIT_TIME, *FIELDS[2:]), np.zeros((0, *grid.shape), "int8"), _MASK_ATTRIBUTES),
             **lineage,
         },
@@ -161,6 +164,20 @@ def _template(settings: Settings, grid: Grid) -> xr.Dataset:
     )
 
 
+_SST_ATTRIBUTES = {
+    "standard_name": "sea_surface_foundation_temperature",
+    "long_name": "foundation sea surface temperature, forecast",
+    "units": "kelvin",
+    "units_metadata": "temperature: on_scale",
+    "coverage_content_type": "modelResult",
+    "ancillary_variables": "mask forecast_source",
+}
+_ANOMALY_ATTRIBUTES = {
+    **_SST_ATTRIBUTES,
+    "standard_name": "sea_water_temperature_anomaly",
+    "long_name": "foundation sea surface temperature, forecast minus the model's climatology of the valid day",
+    "units_metadata": "temperature: difference",
+}
 _MASK_ATTRIBUTES = {
     "long_name": "surface type at the init time",
     "flag_masks": [SEA, LAND, ICE],
@@ -169,16 +186,6 @@ _MASK_ATTRIBUTES = {
 _INIT_ATTRIBUTES = {"standard_name": "forecast_reference_time", "long_name": "last observed day", "axis": "T"}
 _LEAD_ATTRIBUTES = {"standard_name": "forecast_period", "long_name": "lead time", "units": "days"}
 _VALID_ATTRIBUTES = {"standard_name": "time", "long_name": "day the forecast is for"}
-
-
-def _field_attributes(long_name: str, **more: str) -> dict[str, str]:
-    return {
-        "long_name": f"foundation sea surface temperature, {long_name}",
-        "units": "kelvin",
-        "coverage_content_type": "modelResult",
-        "ancillary_variables": "mask forecast_source",
-        **more,
-    }
 
 
 def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
@@ -207,7 +214,7 @@ def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
         "geospatial_lon_units": "degrees_east",
         "id": f"datlstm-{region.name}",
         "naming_authority": "datlstm",
-        "standard_name_vocabulary": "CF Standard Name Table v85",
+        "standard_name_vocabulary": "CF Standard Name Table v93",
     }
 
 

@@ -71,6 +71,6 @@ def _check_change(field: np.ndarray, before: np.ndarray, settings: QualitySettin
     change = change[np.isfinite(change)]
     if change.size == 0:
         return 0
-    if change.max() == 0:
+    if np.array_equal(field, before, equal_nan=True):
         return int(DayQuality.REPEATED)
     return int(DayQuality.JUMP) if change.mean() > settings.maximum_jump_kelvin else 0

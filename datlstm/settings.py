@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import pydantic_settings
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -163,12 +164,8 @@ class ForecastSettings(Frozen):
     maximum_missing_inputs: Annotated[int, Field(ge=0)] = 3
 
 
-class Settings(BaseSettings):
+class Settings(Frozen):
     """Everything one region's service needs to know, but for secrets."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="DATLSTM_", env_nested_delimiter="__", frozen=True, extra="forbid", validate_default=True
-    )
 
     region: Region
     store: str = Field(default_factory=lambda: (Path.cwd() / "store").as_uri())
@@ -181,6 +178,16 @@ class Settings(BaseSettings):
     forecast: ForecastSettings = ForecastSettings()
     dask_scheduler: str | None = None
 
+    def replace(self, **sections: Any) -> Self:
+        """Return a copy with whole sections (or fields) replaced, validated again."""
+        return self.model_validate({**dict(self), **sections})
+
+
+class _OverriddenSettings(Settings, BaseSettings):
+    """Settings as they are loaded. What is made of them later, by `replace`, the environment must not touch again."""
+
+    model_config = SettingsConfigDict(env_prefix="DATLSTM_", env_nested_delimiter="__")
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -192,10 +199,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file, whose content arrives as keyword arguments."""
         return env_settings, init_settings
-
-    def replace(self, **sections: Any) -> Self:
-        """Return a copy with whole sections (or fields) replaced, validated again."""
-        return self.model_validate({**dict(self), **sections})
 
 
 class CopernicusCredentials(BaseSettings):
@@ -223,10 +226,14 @@ def load_settings(name_or_path: str | None = None) -> Settings:
     content = _read_toml(chosen)
     _refuse_unknown_variables()
     try:
-        return Settings(**content)
+        return Settings(**dict(_OverriddenSettings(**content)))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"settings {chosen!r} or DATLSTM_* variables are not valid: {problems}") from error
+    except pydantic_settings.SettingsError as error:
+        raise SettingsError(
+            f"a DATLSTM_* variable is not valid JSON: {error}; set single values by their path"
+        ) from error
 
 
 def _read_toml(chosen: str) -> dict[str, Any]:
@@ -238,8 +245,8 @@ def _read_toml(chosen: str) -> dict[str, Any]:
             f"no settings {chosen!r}: give a path ending in .toml or one of {', '.join(shipped_regions())}"
         )
     try:
-        return tomllib.loads((path if is_path else shipped).read_text())
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads((path if is_path else shipped).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{chosen} is not valid TOML: {error}") from error
 
 

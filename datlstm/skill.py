@@ -130,7 +130,8 @@ def _write_if_new(settings: Settings, scored: xr.Dataset, standing: xr.Dataset |
         if same.all():
             return False
         scored_at = np.where(same, old["scored_at"].values.astype("datetime64[s]").astype("int64"), scored_at)
-    elif not has_truth.any():
+    elif standing is not None and not has_truth.any():
+        # The first of all is written even without truth: the axis must start where the forecasts do.
         return False
     fields["scored_at"] = scored_at
     skill_cube(settings).write(_day(scored), {n: np.expand_dims(v, v.ndim - 1) for n, v in fields.items()})

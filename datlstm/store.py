@@ -57,10 +57,11 @@ class Store:
         parts = urlsplit(url if "://" in url else Path(url).expanduser().absolute().as_uri())
         if parts.username or parts.password:
             raise StoreError("the store URL carries credentials: remove them and set AWS_ACCESS_KEY_ID and its like")
-        if parts.scheme not in ("file", "s3") or not (parts.path.strip("/") or parts.netloc):
-            raise StoreError(f"store {url!r}: expected file:///path or s3://bucket/prefix")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.is_local = parts.scheme == "file"
+        is_complete = parts.path.strip("/") and not parts.netloc if self.is_local else parts.netloc
+        if parts.scheme not in ("file", "s3") or not is_complete or parts.query or parts.fragment:
+            raise StoreError(f"store {self.url!r}: expected file:///path or s3://bucket/prefix, and nothing after it")
         self._bucket = parts.netloc
         self._root = unquote(parts.path.rstrip("/")) if self.is_local else parts.path.strip("/")
 

@@ -2,7 +2,9 @@
 
 import logging
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -173,8 +175,8 @@ def _fit(
     with TemporaryDirectory(prefix="datlstm-training-") as folder:
         best = ModelCheckpoint(folder, monitor=MONITORED, save_weights_only=True)
         stop = EarlyStopping(MONITORED, patience=chosen.patience)
-        trainer = _trainer(chosen, folder, [best, stop, TQDMProgressBar(leave=True), _EpochReport(on_epoch)])
-        with torch_threads(chosen.threads):
+        trainer = _trainer(chosen, folder, [best, stop, TQDMProgressBar(refresh_rate=5, leave=True), _EpochReport(on_epoch)])
+        with torch_threads(chosen.threads), _quiet():
             untrained = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
             trainer.fit(module, *loaders)
         score = float(best.best_model_score) if best.best_model_score is not None else math.nan
@@ -187,6 +189,17 @@ def _fit(
     if not better:
         log.warning("no epoch beat the untrained network, whose weights are kept: train longer or on more data")
     return {"epochs": trainer.current_epoch, "untrained_validation_loss": untrained, "validation_loss": score}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's hardware report and advice out of the operator's log; progress and errors stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*litlogger.*")
+        yield
 
 
 def _trainer(chosen: TrainingSettings, folder: str, callbacks: list[Callback]) -> lightning.Trainer:

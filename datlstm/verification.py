@@ -16,6 +16,7 @@ import xarray as xr
 
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
+from datlstm.errors import NotEnoughDataError
 from datlstm.forecasting import forecast, reference_forecasts
 from datlstm.grid import Grid
 from datlstm.settings import Settings
@@ -66,6 +67,10 @@ def skill_card(settings: Settings, bundle: Bundle, champion: Bundle | None) -> d
     reach = max(b.input_days for b in bundles.values()) - 1
     last_init = last - timedelta(days=bundle.lead_days)
     candidates = sorted(set(usable) & set(pd.date_range(first + timedelta(days=reach), last_init).date))
+    if not candidates:
+        raise NotEnoughDataError(
+            f"no usable init day in the validation period {first} … {last}: backfill more days, or lengthen it"
+        )
     inits = pd.DatetimeIndex(candidates[:: max(1, len(candidates) // CARD_INITS)])
     sst = archive.read(first, last, bundle.archive_snapshot)["sst"].load()
     forecasts = {name: forecast(b, sst, inits) for name, b in bundles.items()}

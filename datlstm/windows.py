@@ -56,12 +56,13 @@ def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Per
     """Write the normalised anomaly of both periods with Dask, and return its path in the store.
 
     ``anomaly(time, latitude, longitude)`` float32, dimensionless, NaN where missing or land. The path names the
-    normaliser and the snapshot, so an existing cube is the wanted one; it becomes visible only when it is whole.
+    normaliser, the snapshot and the last day, so an existing cube is the wanted one; it becomes visible only when it is
+    whole.
     """
-    path = f"training/{normaliser.id}-{snapshot_id[:8]}.zarr"
+    first, last = periods.training[0], periods.validation[1]
+    path = f"training/{normaliser.id}-{snapshot_id[:8]}-{last:%Y%m%d}.zarr"
     staged = StagedZarr(Store(settings.store).zarr(path))
     if staged.is_empty_store:
-        first, last = periods.training[0], periods.validation[1]
         anomaly = normaliser.to_anomaly(Archive(settings).read(first, last, snapshot_id)["sst"])
         cube = anomaly.chunk(time=CUBE_CHUNK_DAYS, latitude=-1, longitude=-1).to_dataset(name="anomaly")
         nan = np.float32(np.nan)

@@ -9,7 +9,7 @@ from flows.backfill import backfill
 from flows.retrain import retrain
 from tasks.bootstrap import lacks_model, missing_history
 from tasks.forecast import make_forecast
-from tasks.ingest import ingest_days
+from tasks.ingest import ingest_days, outcome
 from tasks.publish import publish_pages, report_night
 from tasks.verify import score_forecasts
 
@@ -36,7 +36,7 @@ def nightly(forecast_date: date | None = None, settings: str | None = None, boot
     init_day = make_forecast(settings, night)
     verified = score_forecasts(settings, night)
     page = publish_pages(settings)
-    report_night(night, ingested, init_day, verified, page)
+    report_night(night, outcome(ingested), init_day, verified, page)
     # The forecast went out whatever the source did; the night still fails when the ingest did, so that somebody looks.
     ingested.result()
     return page

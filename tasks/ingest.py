@@ -3,6 +3,7 @@
 from datetime import date, timedelta
 
 from prefect.logging import get_run_logger
+from prefect.states import State
 from tqdm import tqdm
 
 from datlstm import ingest as library
@@ -13,7 +14,7 @@ from datlstm.settings import load_settings
 from tasks.step import step
 
 
-def _is_transient(_task: object, _run: object, state) -> bool:  # type: ignore[no-untyped-def]
+def _is_transient(_task: object, _run: object, state: State[str]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientSourceError)
 
 
@@ -42,6 +43,11 @@ def ingest_days(settings_name: str | None, forecast_date: date) -> str:
     )
     get_run_logger().info(message)
     return message
+
+
+def outcome(ingested: State[str]) -> str:
+    """Return in one line what came of `ingest_days`, failed or not."""
+    return ingested.result() if ingested.is_completed() else f"**failed**: {ingested.message}"
 
 
 @step()

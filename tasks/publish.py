@@ -4,7 +4,6 @@ from datetime import date
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
-from prefect.states import State
 
 from datlstm.settings import load_settings
 from datlstm.site import publish_site
@@ -20,9 +19,8 @@ def publish_pages(settings_name: str | None) -> str:
 
 
 @step()
-def report_night(forecast_date: date, ingested: State[str], init_day: date, verified: str, page: str) -> None:
+def report_night(forecast_date: date, ingested: str, init_day: date, verified: str, page: str) -> None:
     """Leave a markdown artifact of the night, one line per step."""
-    came_in = ingested.result() if ingested.is_completed() else f"**failed**: {ingested.message}"
-    lines = {"ingest": came_in, "forecast": f"from {init_day}", "verify": verified, "page": page}
+    lines = {"ingest": ingested, "forecast": f"from {init_day}", "verify": verified, "page": page}
     rows = "\n".join(f"| {name} | {line} |" for name, line in lines.items())
     create_markdown_artifact(f"# Night of {forecast_date}\n\n| step | result |\n|---|---|\n{rows}\n", key="night")

@@ -1,14 +1,22 @@
 """What every test shares: a small synthetic region in a store of its own, and no setting from outside."""
 
 import os
-from collections.abc import Callable
-from datetime import date
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
 
 from datlstm.ingest import ingest
+from datlstm.ladder import nightly_forecast
+from datlstm.products import publish_forecast
+from datlstm.registry import promote
 from datlstm.settings import Settings, load_settings
+from datlstm.store import Store
+from datlstm.training import prepare, retrain
 
 # 16 x 16 cells around Laizhou Bay: land, coast and sea.
 REGION = """
@@ -94,3 +102,22 @@ def filled_store(settings_file: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("filled") / "store"
     ingest(load_settings(str(settings_file)).replace(store=folder.as_uri()), FIRST_DAY, LAST_DAY)
     return folder
+
+
+@pytest.fixture(scope="session")
+def service_store(settings_file: Path, filled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in operation: an archive, a champion, and a forecast from the archive's last day; copy it first."""
+    folder = tmp_path_factory.mktemp("service") / "store"
+    shutil.copytree(filled_store, folder)
+    settings = load_settings(str(settings_file)).replace(store=folder.as_uri())
+    champion = retrain(settings, *prepare(settings))
+    promote(Store(settings.store), champion.save(Store(settings.store)), "for the tests")
+    publish_forecast(settings, nightly_forecast(settings, LAST_DAY + timedelta(days=1)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """A real Prefect server with a database of its own; gives its URL."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield str(PREFECT_API_URL.value())

@@ -1,0 +1,39 @@
+# Two commands: `make nightly` runs a night on embedded defaults, `make test` passes the tests.
+# Each makes the environment it needs. PYTHON chooses the interpreter, PIP_FLAGS is handed to pip
+# (for example an index with CPU builds of torch).
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+export PREFECT_HOME ?= $(CURDIR)/.prefect
+
+INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt $(PIP_FLAGS)
+
+.PHONY: nightly test lint clean
+
+nightly: $(VENV)/.runtime
+	$(VENV)/bin/datlstm nightly --bootstrap
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing the environment into $(VENV) (about three minutes, once) …"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Installing the tools for the tests …"
+	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf store .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,36 @@
+"""Work goes where the settings say, and the process is left as it was."""
+
+import pytest
+import torch
+from distributed import LocalCluster, default_client
+
+from datlstm.compute import dask_compute, torch_threads
+from datlstm.errors import SettingsError
+from datlstm.settings import Settings
+
+
+def test_without_a_scheduler_dask_stays_in_the_process(settings: Settings) -> None:
+    with dask_compute(settings), pytest.raises(ValueError, match="No client"):
+        default_client()
+
+
+def test_a_scheduler_is_used_inside_the_block_only(settings: Settings) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        with dask_compute(settings.replace(dask_scheduler=cluster.scheduler_address)):
+            assert default_client().scheduler.address == cluster.scheduler_address
+        with pytest.raises(ValueError, match="No client"):
+            default_client()
+
+
+def test_an_address_that_is_none_is_a_setting_to_correct(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="no Dask scheduler answers at carrier-pigeon://roof: start it or unset it"):
+        with dask_compute(settings.replace(dask_scheduler="carrier-pigeon://roof")):
+            pass
+
+
+def test_threads_of_torch_are_given_back_even_after_a_failure() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="inside"), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise RuntimeError("inside")
+    assert torch.get_num_threads() == before

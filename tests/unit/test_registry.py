@@ -1,0 +1,116 @@
+"""The gate is closed unless a challenger is provably better; the pointer moves whole, and back."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datlstm.bundle import WEIGHTS, Bundle
+from datlstm.errors import BundleError
+from datlstm.registry import CHAMPION, bundle_ids, champion_id, judge, promote, rollback
+from datlstm.settings import Settings
+from datlstm.store import Store
+
+BAR = [0.2, 0.4]
+
+
+def with_scores(bundle: Bundle, own: object, **rivals: object) -> Bundle:
+    return replace(bundle, card={"rmse": {"datlstm": own, "damped_persistence": BAR} | rivals})
+
+
+@pytest.fixture
+def store(trained: Settings) -> Store:
+    return Store(trained.store)
+
+
+@pytest.fixture
+def second(champion: Bundle, store: Store) -> str:
+    """The id of another bundle in the store."""
+    return replace(champion, weights={name: 2 * value for name, value in champion.weights.items()}).save(store)
+
+
+def test_a_challenger_better_than_damped_persistence_is_the_first_champion(champion: Bundle) -> None:
+    verdict = judge(with_scores(champion, [0.1, 0.45]), None)
+    assert verdict.promoted
+    assert "0.2750" in verdict.reason and "0.3000" in verdict.reason
+
+
+@pytest.mark.parametrize("own", [[0.3, 0.31], BAR, [math.nan, 0.1], [math.inf, 0.1], [], None])
+def test_a_challenger_not_provably_better_is_refused(champion: Bundle, own: object) -> None:
+    assert not judge(with_scores(champion, own), None).promoted
+
+
+def test_a_challenger_without_a_card_is_refused(champion: Bundle) -> None:
+    for card in ({}, {"rmse": {}}, {"rmse": {"damped_persistence": BAR}}):
+        verdict = judge(replace(champion, card=card), None)
+        assert not verdict.promoted
+        assert "no finite validation score" in verdict.reason
+
+
+@pytest.mark.parametrize("bar", [None, [], [math.nan, 0.9]])
+def test_a_bar_without_a_finite_score_refuses(champion: Bundle, bar: object) -> None:
+    verdict = judge(with_scores(champion, [0.1, 0.1], damped_persistence=bar), None)
+    assert not verdict.promoted
+    assert "no finite score on the same days" in verdict.reason
+
+
+def test_a_standing_champion_must_be_beaten_too(champion: Bundle) -> None:
+    assert judge(with_scores(champion, [0.1, 0.2], champion=[0.1, 0.21]), "standing").promoted
+    for rival in ([0.1, 0.19], [0.1, 0.2], [math.nan, 0.5], None):
+        verdict = judge(with_scores(champion, [0.1, 0.2], champion=rival), "standing")
+        assert not verdict.promoted
+        assert "champion" in verdict.reason
+
+
+def test_a_promotion_moves_the_pointer_and_says_why(store: Store, second: str) -> None:
+    first = champion_id(store)
+    promote(store, second, "it was better")
+    assert champion_id(store) == second
+    pointer = store.read_json(CHAMPION)
+    assert pointer["reason"] == "it was better"
+    assert pointer["previous"]["bundle_id"] == first
+
+
+def test_promoting_the_champion_again_changes_nothing(store: Store) -> None:
+    before = store.read(CHAMPION)
+    chosen = champion_id(store)
+    assert chosen is not None
+    promote(store, chosen, "again")
+    assert store.read(CHAMPION) == before
+
+
+def test_a_rollback_restores_the_pointer_before_the_promotion_byte_for_byte(store: Store, second: str) -> None:
+    before, first = store.read(CHAMPION), champion_id(store)
+    promote(store, second, "")
+    assert rollback(store) == first
+    assert store.read(CHAMPION) == before
+
+
+def test_there_is_no_way_back_before_the_first_champion(store: Store, tmp_path: Path) -> None:
+    before = store.read(CHAMPION)
+    for place in (store, Store((tmp_path / "empty").as_uri())):
+        with pytest.raises(BundleError, match="no earlier champion"):
+            rollback(place)
+    assert store.read(CHAMPION) == before
+
+
+def test_a_corrupt_or_absent_bundle_is_not_promoted(store: Store, second: str) -> None:
+    before = store.read(CHAMPION)
+    store.write(f"models/{second}/{WEIGHTS}", b"corrupt")
+    with pytest.raises(BundleError, match=WEIGHTS):
+        promote(store, second, "by hand")
+    with pytest.raises(BundleError, match="no bundle"):
+        promote(store, "no-such-bundle", "by hand")
+    assert store.read(CHAMPION) == before
+
+
+def test_an_incomplete_bundle_is_not_listed(store: Store, second: str) -> None:
+    assert second in bundle_ids(store)
+    store.write("models/half-written/weights.safetensors", b"")
+    assert "half-written" not in bundle_ids(store)
+    assert len(bundle_ids(store)) == 3
+
+
+def test_an_empty_store_has_no_champion(tmp_path: Path) -> None:
+    assert champion_id(Store((tmp_path / "empty").as_uri())) is None

@@ -1,0 +1,203 @@
+"""Settings: what is refused, what wins, and that what was loaded stays as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from datlstm.errors import SettingsError
+from datlstm.grid import Grid
+from datlstm.settings import (
+    ArchiveSettings,
+    CopernicusCredentials,
+    ModelSettings,
+    Region,
+    Settings,
+    load_settings,
+    shipped_regions,
+)
+
+BOX: dict[str, Any] = {"name": "box", "title": "Box", "south": 37, "north": 38, "west": 119, "east": 120}
+REGION_TOML = """
+[region]
+name = "box"
+title = "Box — 渤海"
+south = 37
+north = 38
+west = 119
+east = 120
+resolution = 0.1
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "box.toml"
+    path.write_text(REGION_TOML, encoding="utf-8")
+    return path
+
+
+def append(file: Path, text: str) -> str:
+    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
+    return str(file)
+
+
+class TestRegion:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"north": 37},
+            {"north": 36},
+            {"east": 118},
+            {"north": 38.05},
+            {"north": 37.1},
+            {"east": 181},
+            {"south": -91},
+            {"resolution": 0},
+            {"resolution": float("nan")},
+            {"resolution": float("inf")},
+            {"name": "Bohai Sea"},
+            {"minimum_ocean_fraction": 0},
+        ],
+        ids=str,
+    )
+    def test_a_box_that_is_not_whole_cells_on_the_globe_is_refused(self, change: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            Region.model_validate({**BOX, "resolution": 0.1, **change})
+
+    def test_an_edge_off_by_rounding_only_is_accepted(self) -> None:
+        assert Region.model_validate({**BOX, "resolution": 0.1, "north": 37 + 0.1 * 3}).north == pytest.approx(37.3)
+
+    def test_the_message_says_which_axis_to_move(self) -> None:
+        with pytest.raises(ValidationError, match="degrees of longitude is not a whole number.*move an edge"):
+            Region.model_validate({**BOX, "resolution": 0.1, "east": 120.05})
+
+
+class TestShippedRegions:
+    def test_both_advertised_regions_are_shipped(self) -> None:
+        assert {"bohai", "bohai-64"} <= set(shipped_regions())
+
+    @pytest.mark.parametrize("name", shipped_regions())
+    def test_every_shipped_region_loads_under_its_own_name(self, name: str) -> None:
+        assert load_settings(name).region.name == name
+
+    @pytest.mark.parametrize(("name", "cells"), [("bohai", (96, 96)), ("bohai-64", (64, 64))])
+    def test_the_advertised_number_of_cells(self, name: str, cells: tuple[int, int]) -> None:
+        assert Grid.from_region(load_settings(name).region).shape == cells
+
+    def test_bohai_is_what_runs_when_nothing_is_chosen(self) -> None:
+        assert load_settings().region.name == "bohai"
+
+
+class TestLoading:
+    def test_a_path_is_read_as_utf8_and_what_it_leaves_out_has_defaults(self, file: Path) -> None:
+        loaded = load_settings(str(file))
+        assert loaded.region.title == "Box — 渤海"
+        assert loaded.model == ModelSettings()
+
+    def test_the_environment_names_the_file(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATLSTM_SETTINGS", str(file))
+        assert load_settings().region.name == "box"
+        assert load_settings("bohai").region.name == "bohai"
+
+    @pytest.mark.parametrize("chosen", ["atlantis", "nowhere/box.toml", "../bohai"])
+    def test_what_is_not_there_is_named_with_what_is(self, chosen: str) -> None:
+        with pytest.raises(SettingsError, match=rf"no settings '{chosen}'.*bohai, bohai-64"):
+            load_settings(chosen)
+
+    @pytest.mark.parametrize("content", [b"[region", b"title = '\xff\xfe'"])
+    def test_a_broken_file_is_named(self, file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        with pytest.raises(SettingsError, match="box.toml is not valid TOML"):
+            load_settings(str(file))
+
+    @pytest.mark.parametrize(
+        ("addition", "place"),
+        [
+            ("[modle]\nname = 'x'", "modle"),
+            ("[model]\nlead_day = 3", "model.lead_day"),
+            ("colour = 1", "region.colour"),
+        ],
+    )
+    def test_an_unknown_key_is_refused_at_its_place(self, file: Path, addition: str, place: str) -> None:
+        with pytest.raises(SettingsError, match=f"{place}: Extra inputs"):
+            load_settings(append(file, addition))
+
+    def test_every_bad_value_is_listed(self, file: Path) -> None:
+        with pytest.raises(SettingsError, match=r"(?=.*model\.lead_days: )(?=.*quality\.minimum_coverage: )"):
+            load_settings(append(file, "[model]\nlead_days = 0\n[quality]\nminimum_coverage = 1.5\n"))
+
+
+class TestEnvironment:
+    @pytest.fixture(autouse=True)
+    def file_with_model(self, file: Path) -> None:
+        append(file, "[model]\ninput_days = 4\nlead_days = 6\n[model.options.datlstm]\nembed = 8\n")
+
+    def test_a_variable_beats_the_file_and_leaves_its_neighbours(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATLSTM_MODEL__INPUT_DAYS", "7")
+        monkeypatch.setenv("DATLSTM_STORE", "s3://bucket/prefix")
+        loaded = load_settings(str(file))
+        assert (loaded.model.input_days, loaded.model.lead_days) == (7, 6)
+        assert loaded.model.options == {"datlstm": {"embed": 8}}
+        assert loaded.store == "s3://bucket/prefix"
+
+    @pytest.mark.parametrize("variable", ["DATLSTM_STOER", "DATLSTM_MODLE__NAME"])
+    def test_an_unknown_variable_is_refused_with_the_known_ones(
+        self, file: Path, variable: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(variable, "x")
+        with pytest.raises(SettingsError, match=f"{variable} is not a setting; known: .*DATLSTM_STORE"):
+            load_settings(str(file))
+
+    def test_an_unknown_value_below_a_known_section_is_refused(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATLSTM_MODEL__NAM", "x")
+        with pytest.raises(SettingsError, match="model.nam: Extra inputs"):
+            load_settings(str(file))
+
+    def test_a_section_that_is_not_json_is_refused(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATLSTM_MODEL", "datlstm")
+        with pytest.raises(SettingsError, match='not valid JSON.*"model"'):
+            load_settings(str(file))
+
+    def test_what_is_replaced_in_code_is_out_of_its_reach(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATLSTM_STORE", "s3://bucket/prefix")
+        monkeypatch.setenv("DATLSTM_MODEL__INPUT_DAYS", "7")
+        replaced = load_settings(str(file)).replace(store="file:///elsewhere", archive=ArchiveSettings(rolling_days=3))
+        assert replaced.store == "file:///elsewhere"
+        assert (replaced.model.input_days, replaced.model.lead_days) == (7, 6)
+        assert replaced.model.options == {"datlstm": {"embed": 8}}
+
+
+class TestImmutability:
+    def test_no_value_can_be_assigned_at_any_depth(self, settings: Settings) -> None:
+        with pytest.raises(ValidationError, match="frozen"):
+            settings.store = "file:///elsewhere"  # type: ignore[misc]
+        with pytest.raises(ValidationError, match="frozen"):
+            settings.model.lead_days = 3  # type: ignore[misc]
+
+    def test_replace_changes_a_copy_only(self, settings: Settings) -> None:
+        before = settings.model_copy(deep=True)
+        replaced = settings.replace(quality={"minimum_coverage": 0.5})
+        assert replaced.quality.minimum_coverage == 0.5
+        assert replaced.replace(quality=settings.quality) == settings == before
+
+    @pytest.mark.parametrize("change", [{"region": None}, {"quality": {"minimum_coverage": 2}}, {"storr": "x"}])
+    def test_replace_validates_again(self, settings: Settings, change: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            settings.replace(**change)
+
+
+def test_secrets_are_read_but_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPERNICUSMARINE_SERVICE_USERNAME", "jdoe")
+    monkeypatch.setenv("COPERNICUSMARINE_SERVICE_PASSWORD", "hunter2")
+    credentials = CopernicusCredentials()
+    assert credentials.password is not None
+    assert credentials.password.get_secret_value() == "hunter2"
+    for shown in (repr(credentials), str(credentials), credentials.model_dump_json()):
+        assert "hunter2" not in shown
+        assert "jdoe" not in shown

@@ -1,0 +1,127 @@
+"""The loss, where training starts, and that two epochs give a bundle that forecasts."""
+
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from datlstm.archive import Archive
+from datlstm.bundle import Bundle
+from datlstm.errors import BundleError, NotEnoughDataError
+from datlstm.forecasting import anomaly_forecaster, damped_persistence, forecast
+from datlstm.models import build
+from datlstm.settings import Settings
+from datlstm.store import Store
+from datlstm.training import masked_loss, network_config, prepare, retrain
+
+INITS = pd.date_range("2024-05-20", periods=3)
+
+
+def frames(seed: int) -> torch.Tensor:
+    return torch.randn(2, 3, 1, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_loss_is_the_weighted_mean_square_error_over_observed_cells() -> None:
+    estimates, truth, weights = frames(1), frames(2), frames(3)[0, 0, 0].abs()
+    observed = frames(4) > 0
+    full = (observed * weights).double()
+    expected = float((full * (estimates - truth).double() ** 2).sum() / full.sum())
+    assert float(masked_loss(estimates, truth, observed, weights)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_land_and_unobserved_cells_have_no_part_in_loss_or_gradient() -> None:
+    truth, weights, observed = frames(2), torch.ones(4, 5), torch.ones(2, 3, 1, 4, 5, dtype=torch.bool)
+    weights[0] = 0
+    observed[:, :, :, :, 2] = False
+    ignored = ~observed | (weights == 0)
+    losses, gradients = [], []
+    for disturbance in (0.0, 1e6):
+        estimates = (frames(1) + disturbance * ignored).requires_grad_()
+        loss = masked_loss(estimates, truth + disturbance * 3 * ignored, observed, weights)
+        loss.backward()
+        assert estimates.grad is not None
+        losses.append(loss.item())
+        gradients.append(estimates.grad)
+    assert losses[0] == losses[1] > 0
+    assert torch.equal(gradients[0], gradients[1])
+    assert not gradients[0][ignored.expand_as(gradients[0])].any()
+
+
+def test_a_batch_in_which_nothing_was_observed_costs_nothing() -> None:
+    nothing = torch.zeros(2, 3, 1, 4, 5, dtype=torch.bool)
+    assert masked_loss(frames(1), frames(2), nothing, torch.ones(4, 5)).item() == 0.0
+
+
+def test_an_untrained_network_is_damped_persistence(trained: Settings, champion: Bundle) -> None:
+    torch.manual_seed(5)
+    network = build("datlstm", network_config(trained))
+    untrained = replace(champion, weights=network.state_dict())
+    sst = Archive(trained).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load()
+    made, expected = forecast(untrained, sst, INITS), damped_persistence(champion, sst, INITS)
+    anomalies = [champion.normaliser.to_anomaly(field) for field in (made, expected)]
+    # One unit in the last place of 300 K is 3e-5 K: compared where the network works, before kelvin rounds.
+    kelvin_rounding = np.spacing(np.float32(300)) / float(champion.normaliser.scale.min())
+    np.testing.assert_allclose(anomalies[0], anomalies[1], atol=1e-6 + kelvin_rounding)
+
+
+def test_an_untrained_forecaster_damps_every_frame_it_estimates(trained: Settings, champion: Bundle) -> None:
+    network = build("datlstm", network_config(trained)).eval()
+    model = anomaly_forecaster(network, champion.normaliser.ocean_mask, champion.damping)
+    inputs = torch.randn(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(7))
+    damping = torch.from_numpy(champion.damping.fillna(0.0).values).float()
+    with torch.inference_mode():
+        estimates = model(inputs, torch.ones_like(inputs, dtype=torch.bool))
+    assert estimates.shape == (2, 3 - 1 + 4, 1, 16, 16)
+    torch.testing.assert_close(estimates[:, :2, 0], damping[0] * inputs[:, :2, 0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(estimates[:, 2:, 0], damping * inputs[:, 2:3, 0].expand(-1, 4, -1, -1), atol=1e-6, rtol=0)
+
+
+def test_retraining_on_the_same_data_gives_the_same_bundle(trained: Settings, champion: Bundle) -> None:
+    epochs: list[tuple[int, float]] = []
+    torch.manual_seed(99)
+    again = retrain(trained, *prepare(trained), lambda number, loss: epochs.append((number, loss)))
+    assert again.id == champion.id
+    assert again.training == champion.training
+    assert [number for number, _ in epochs] == [1, 2]
+    assert again.training["validation_loss"] == min(loss for _, loss in epochs)
+
+
+def test_another_seed_gives_another_bundle(trained: Settings, champion: Bundle) -> None:
+    seeded = trained.replace(training=trained.training.model_copy(update={"seed": 1, "epochs": 1}))
+    assert retrain(seeded, *prepare(seeded)).id != champion.id
+
+
+def test_two_epochs_beat_the_untrained_network_and_forecast(trained: Settings, champion: Bundle) -> None:
+    assert champion.training["epochs"] == 2
+    assert champion.training["validation_loss"] < champion.training["untrained_validation_loss"]
+    assert (champion.training["first_day"], champion.training["last_day"]) == ("2023-01-01", "2024-04-01")
+    made = forecast(champion, Archive(trained).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load(), INITS)
+    sea = made.values[:, :, champion.normaliser.ocean_mask.values]
+    assert sea.shape[:2] == (3, 4)
+    assert np.isfinite(sea).all() and sea.min() > 275 and sea.max() < 305
+
+
+def test_weights_worse_than_the_untrained_network_are_not_kept(trained: Settings) -> None:
+    wild = trained.replace(training=trained.training.model_copy(update={"learning_rate": 0.1, "epochs": 1}))
+    bundle = retrain(wild, *prepare(wild))
+    assert bundle.training["validation_loss"] > bundle.training["untrained_validation_loss"]
+    sst = Archive(wild).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load()
+    np.testing.assert_allclose(forecast(bundle, sst, INITS), damped_persistence(bundle, sst, INITS), atol=1e-4)
+
+
+def test_preparing_again_gives_the_same_paths(trained: Settings) -> None:
+    before = Store(trained.store).list("")
+    assert prepare(trained) == prepare(trained)
+    assert Store(trained.store).list("") == before
+
+
+def test_training_refuses_a_short_archive_and_a_bundle_that_is_not_there(trained: Settings) -> None:
+    cube, _ = prepare(trained)
+    with pytest.raises(BundleError, match="no bundle"):
+        retrain(trained, cube, "no-such-bundle")
+    short = trained.replace(training=trained.training.model_copy(update={"validation_days": 515}))
+    with pytest.raises(NotEnoughDataError, match="training period"):
+        prepare(short)

@@ -1,0 +1,169 @@
+"""Training periods, the training cube, and the windows gathered from it."""
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+from datlstm.archive import Archive
+from datlstm.errors import NotEnoughDataError
+from datlstm.settings import Settings
+from datlstm.store import Store
+from datlstm.training import fit_baseline
+from datlstm.windows import Periods, Windows, open_training_cube, write_training_cube
+
+INPUT, LEAD = 3, 2
+
+
+def days(count: int, first: date = date(2023, 1, 1)) -> list[date]:
+    return [first + timedelta(days=i) for i in range(count)]
+
+
+def sea(missing: tuple[int, ...] = (), count: int = 12) -> xr.DataArray:
+    """Day i has the value i everywhere, but for one cell of land; absent days are NaN."""
+    values = np.broadcast_to(np.arange(count, dtype=np.float32)[:, None, None], (count, 2, 2)).copy()
+    values[:, 0, 0] = np.nan
+    values[list(missing)] = np.nan
+    return xr.DataArray(
+        values, dims=("time", "latitude", "longitude"), coords={"time": pd.date_range("2023-01-01", periods=count)}
+    )
+
+
+def test_unset_periods_are_derived_from_the_usable_days(settings: Settings) -> None:
+    periods = Periods.of(settings, days(500))
+    assert periods.training == (date(2023, 1, 1), date(2024, 3, 15))
+    assert periods.validation == (date(2024, 3, 16), date(2024, 5, 14))
+    assert (periods.validation[1] - periods.validation[0]).days + 1 == settings.training.validation_days
+
+
+def test_named_periods_win_over_derived_ones(settings: Settings) -> None:
+    named = {"first_day": date(2023, 2, 1), "last_day": date(2023, 12, 31), "validation_last_day": date(2024, 2, 1)}
+    periods = Periods.of(settings.replace(training=settings.training.model_copy(update=named)), days(500))
+    assert periods == Periods((date(2023, 2, 1), date(2023, 12, 31)), (date(2024, 1, 1), date(2024, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"validation_days": 6}, "validation"), ({"last_day": date(2023, 1, 6)}, "training")],
+)
+def test_a_period_shorter_than_one_window_is_refused_by_name(
+    settings: Settings, changes: dict[str, object], name: str
+) -> None:
+    short = settings.replace(training=settings.training.model_copy(update=changes))
+    with pytest.raises(NotEnoughDataError, match=f"the {name} period .* shorter than one window of 7 days"):
+        Periods.of(short, days(500))
+
+
+def test_an_archive_without_usable_days_is_refused(settings: Settings) -> None:
+    with pytest.raises(NotEnoughDataError, match="backfill"):
+        Periods.of(settings, [])
+
+
+def test_no_training_window_shares_a_day_with_a_validation_window(settings: Settings) -> None:
+    anomaly = sea(count=100)
+    short = settings.replace(training=settings.training.model_copy(update={"validation_days": 30}))
+    periods = Periods.of(short, days(100))
+    seen = [
+        {int(day) for window, _ in Windows(anomaly.sel(time=slice(*map(str, period))), INPUT, LEAD, 0.0)
+         for day in window[:, 0, 1, 1]}
+        for period in (periods.training, periods.validation)
+    ]  # fmt: skip
+    assert seen[0] == set(range(70))
+    assert seen[1] == set(range(70, 100))
+
+
+def test_a_window_holds_consecutive_days_with_the_climatology_where_nothing_was_observed() -> None:
+    frames, observed = Windows(sea(missing=(5,)), INPUT, LEAD, 0.2)[3]
+    assert frames.shape == observed.shape == (INPUT + LEAD, 1, 2, 2)
+    assert frames.dtype == torch.float32
+    assert frames[:, 0, 1, 1].tolist() == [4, 0, 6, 7, 8]
+    assert observed[:, 0, 1, 1].tolist() == [True, False, True, True, True]
+    assert not observed[:, 0, 0, 0].any()
+    assert not frames[:, 0, 0, 0].any()
+
+
+def test_a_window_is_admissible_when_its_last_input_is_observed_and_few_days_miss() -> None:
+    missing = (5, 8)
+    starts = Windows(sea(missing), INPUT, LEAD, 0.2).starts.tolist()
+    expected = [
+        start
+        for start in range(12 - INPUT - LEAD + 1)
+        if start + INPUT - 1 not in missing and sum(start <= day < start + INPUT + LEAD for day in missing) <= 1
+    ]
+    assert starts == expected == [0, 1, 2, 7]
+
+
+def test_several_windows_at_once_are_the_windows_one_by_one() -> None:
+    windows = Windows(sea(), INPUT, LEAD, 0.0)
+    for (frames, observed), index in zip(windows.__getitems__([6, 0, 3]), (6, 0, 3), strict=True):
+        assert torch.equal(frames, windows[index][0])
+        assert torch.equal(observed, windows[index][1])
+
+
+@pytest.mark.parametrize("anomaly", [sea(missing=tuple(range(0, 12, 2))), sea(count=INPUT + LEAD - 1)])
+def test_a_period_without_an_admissible_window_is_refused(anomaly: xr.DataArray) -> None:
+    with pytest.raises(NotEnoughDataError, match="complete enough"):
+        Windows(anomaly, INPUT, LEAD, 0.2)
+
+
+def test_spread_windows_reach_from_the_first_to_the_last_without_repeats() -> None:
+    windows = Windows(sea(), INPUT, LEAD, 0.0)
+    assert list(windows.spread(3).indices) == [0, 4, 7]
+    assert list(windows.spread(100).indices) == list(range(8))
+
+
+def test_the_training_cube_is_the_normalised_archive_with_its_gaps(filled: Settings) -> None:
+    archive = Archive(filled)
+    gap = days(5, date(2024, 6, 3))
+    reached = archive.open().isel(time=[-1, -2]).load()
+    later = reached.assign_coords(time=pd.DatetimeIndex([gap[-1], gap[-2]]))[["sst", "sea_ice_fraction", "quality"]]
+    archive.upsert(later, archive.ocean_mask(), product="test", version="1", attribution="nobody")
+    snapshot = archive.snapshot_id()
+    periods = Periods.of(filled, archive.usable_days(snapshot))
+    normaliser = fit_baseline(filled, periods.training, snapshot).normaliser
+    cube = open_training_cube(filled, write_training_cube(filled, normaliser, periods, snapshot)).load()
+    expected = normaliser.to_anomaly(archive.read(date(2023, 1, 1), gap[-1], snapshot)["sst"]).load()
+    assert cube.dtype == np.float32
+    np.testing.assert_array_equal(cube["time"], pd.date_range("2023-01-01", gap[-1]))
+    np.testing.assert_array_equal(cube.values, expected.values)
+    assert cube.sel(time=slice("2024-06-01", str(gap[-3]))).isnull().all()
+    assert cube.sel(time=str(gap[-1])).notnull().any()
+
+
+def test_a_cube_already_written_is_not_written_again(trained: Settings) -> None:
+    store, archive = Store(trained.store), Archive(trained)
+    snapshot = archive.snapshot_id()
+    periods = Periods.of(trained, archive.usable_days(snapshot))
+    normaliser = fit_baseline(trained, periods.training, snapshot).normaliser
+    chunk = next(path for path in store.list("training") if "/anomaly/c/" in path)
+    store.write(chunk, b"untouched")
+    path = write_training_cube(trained, normaliser, periods, snapshot)
+    assert chunk.startswith(path)
+    assert store.read(chunk) == b"untouched"
+
+
+def test_a_killed_write_is_done_again(trained: Settings) -> None:
+    store, archive = Store(trained.store), Archive(trained)
+    path = next(path for path in store.list("training") if path.count("/") == 2).removesuffix("/zarr.json")
+    whole = open_training_cube(trained, path).load()
+    Path(store.location_of(f"{path}/zarr.json")).unlink()
+    snapshot = archive.snapshot_id()
+    periods = Periods.of(trained, archive.usable_days(snapshot))
+    normaliser = fit_baseline(trained, periods.training, snapshot).normaliser
+    assert write_training_cube(trained, normaliser, periods, snapshot) == path
+    xr.testing.assert_identical(open_training_cube(trained, path).load(), whole)
+
+
+def test_a_cube_of_a_longer_validation_period_is_another_cube(trained: Settings) -> None:
+    archive = Archive(trained)
+    snapshot = archive.snapshot_id()
+    periods = Periods.of(trained, archive.usable_days(snapshot))
+    normaliser = fit_baseline(trained, periods.training, snapshot).normaliser
+    shorter = Periods(periods.training, (periods.validation[0], periods.validation[1] - timedelta(days=10)))
+    paths = [write_training_cube(trained, normaliser, p, snapshot) for p in (periods, shorter)]
+    ends = [open_training_cube(trained, path)["time"].values[-1] for path in paths]
+    assert ends[0] - ends[1] == np.timedelta64(10, "D")
