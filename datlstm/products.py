@@ -189,7 +189,7 @@ _VALID_ATTRIBUTES = {"standard_name": "time", "long_name": "day the forecast is 
 
 
 def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
-    region = settings.region
+    region, archive = settings.region, Archive(settings)
     source = "synthetic" if settings.source.kind == "synthetic" else "satellite"
     return {
         "Conventions": "CF-1.11, ACDD-1.3",
@@ -204,7 +204,7 @@ def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
         "history": "written by datlstm",
         "references": "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168",
         "license": "https://creativecommons.org/licenses/by/4.0/",
-        "acknowledgement": Archive(settings).attribution(),
+        "acknowledgement": archive.attribution() if archive.exists() else "",
         "processing_level": "L4 forecast",
         "geospatial_lat_min": float(grid.latitude[0]),
         "geospatial_lat_max": float(grid.latitude[-1]),

@@ -175,7 +175,9 @@ def _fit(
     with TemporaryDirectory(prefix="datlstm-training-") as folder:
         best = ModelCheckpoint(folder, monitor=MONITORED, save_weights_only=True)
         stop = EarlyStopping(MONITORED, patience=chosen.patience)
-        trainer = _trainer(chosen, folder, [best, stop, TQDMProgressBar(refresh_rate=5, leave=True), _EpochReport(on_epoch)])
+        trainer = _trainer(
+            chosen, folder, [best, stop, TQDMProgressBar(refresh_rate=5, leave=True), _EpochReport(on_epoch)]
+        )
         with torch_threads(chosen.threads), _quiet():
             untrained = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
             trainer.fit(module, *loaders)

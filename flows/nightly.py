@@ -5,6 +5,7 @@ from datetime import date
 from prefect import flow, runtime
 
 from datlstm.clock import today
+from datlstm.settings import load_settings
 from flows.backfill import backfill
 from flows.retrain import retrain
 from tasks.bootstrap import lacks_model, missing_history
@@ -17,7 +18,7 @@ from tasks.verify import score_forecasts
 def run_name() -> str:
     """Name a run after its date and region."""
     given = runtime.flow_run.parameters
-    return f"night of {given.get('forecast_date') or today()}, {given.get('settings') or 'default region'}"
+    return f"{load_settings(given.get('settings')).region.name}, night of {given.get('forecast_date') or today()}"
 
 
 @flow(name="nightly", flow_run_name=run_name)

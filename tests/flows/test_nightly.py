@@ -87,7 +87,9 @@ def test_a_late_night_catches_up_and_forecasts_once_from_the_newest_day(store: P
     assert int(published["input_age_days"][-1]) == 1
 
 
-def test_backfill_and_retrain_run_as_flows(settings: Settings, monkeypatch: pytest.MonkeyPatch, settings_file: Path) -> None:
+def test_backfill_and_retrain_run_as_flows(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, settings_file: Path
+) -> None:
     monkeypatch.setenv("DATLSTM_STORE", settings.store)
     assert "517 days added" in backfill(LAST_DAY, FIRST_DAY, str(settings_file))
     assert "0 days added" in backfill(LAST_DAY, date(2023, 6, 1), str(settings_file))

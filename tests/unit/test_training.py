@@ -76,7 +76,9 @@ def test_an_untrained_forecaster_damps_every_frame_it_estimates(trained: Setting
         estimates = model(inputs, torch.ones_like(inputs, dtype=torch.bool))
     assert estimates.shape == (2, 3 - 1 + 4, 1, 16, 16)
     torch.testing.assert_close(estimates[:, :2, 0], damping[0] * inputs[:, :2, 0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(estimates[:, 2:, 0], damping * inputs[:, 2:3, 0].expand(-1, 4, -1, -1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        estimates[:, 2:, 0], damping * inputs[:, 2:3, 0].expand(-1, 4, -1, -1), atol=1e-6, rtol=0
+    )
 
 
 def test_retraining_on_the_same_data_gives_the_same_bundle(trained: Settings, champion: Bundle) -> None:

@@ -1,0 +1,109 @@
+"""The doctor names what is wrong and what to do about it."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+
+from datlstm.archive import Archive
+from datlstm.bundle import WEIGHTS, Bundle
+from datlstm.doctor import Check, examine
+from datlstm.ladder import nightly_forecast
+from datlstm.products import publish_forecast
+from datlstm.registry import champion_id, promote
+from datlstm.settings import Settings
+from datlstm.skill import skill_by_lead, verify
+from datlstm.store import Store
+
+LAST_DAY = date(2024, 5, 31)
+TODAY = LAST_DAY + timedelta(days=1)
+
+
+def report(settings: Settings, today: date = TODAY) -> dict[str, Check]:
+    return {check.name: check for check in examine(settings, today)}
+
+
+def test_an_empty_store_is_told_what_to_run_first(settings: Settings) -> None:
+    found = report(settings)
+    assert {name: check.state for name, check in found.items()} == {
+        "region": "ok",
+        "source": "ok",
+        "store": "ok",
+        "archive": "fail",
+        "last days": "fail",
+        "champion": "warn",
+        "forecast": "warn",
+        "skill": "warn",
+    }
+    assert "run `datlstm backfill`" in found["archive"].message
+    assert "`datlstm retrain`" in found["champion"].message
+    assert "run `datlstm nightly`" in found["forecast"].message
+
+
+def test_a_healthy_store_is_well_in_every_check(published: Settings) -> None:
+    publish_forecast(published, nightly_forecast(published, TODAY))
+    verify(published, TODAY)
+    found = report(published)
+    assert [name for name, check in found.items() if check.state != "ok" and name != "skill"] == []
+    assert "16 x 16 cells" in found["region"].message
+    assert f"2023-01-01 … {LAST_DAY}, newest is 1 days old" in found["archive"].message
+
+
+def test_skill_is_judged_by_damped_persistence(published: Settings) -> None:
+    verify(published, TODAY)
+    skill = skill_by_lead(published)
+    assert skill is not None
+    own, bar = (skill.sel(forecaster=name).mean().item() for name in ("forecast", "damped_persistence"))
+    check = report(published)["skill"]
+    assert check.state == ("ok" if own <= bar else "warn")
+    assert f"{own:.2f} °C, damped persistence {bar:.2f} °C" in check.message
+    assert ("datlstm retrain" in check.message) == (own > bar)
+
+
+def test_a_stale_archive_warns_and_then_fails_with_the_remedy(trained: Settings) -> None:
+    limit = trained.forecast.maximum_model_age_days
+    for age, state in ((1, "ok"), (2, "warn"), (limit, "warn"), (limit + 1, "fail")):
+        check = report(trained, LAST_DAY + timedelta(days=age))["archive"]
+        assert check.state == state
+        assert f"{age} days old" in check.message
+        assert ("run `datlstm nightly`" in check.message) == (state != "ok")
+
+
+def test_flagged_days_are_named_with_the_remedy(trained: Settings) -> None:
+    archive, suspect, bad = Archive(trained), TODAY, TODAY + timedelta(days=1)
+    for day, flags in ((suspect, 16), (bad, 4)):
+        fields = archive.read(LAST_DAY, LAST_DAY).load()[["sst", "sea_ice_fraction"]]
+        fields = fields.assign_coords(time=pd.DatetimeIndex([day])).assign(quality=("time", np.array([flags], "uint8")))
+        archive.upsert(fields, archive.ocean_mask(), product="test", version="1", attribution="nobody")
+        check = report(trained)["last days"]
+        assert f"{suspect} JUMP" in check.message
+        if day == suspect:
+            assert check.state == "warn" and "still used" in check.message
+    assert check.state == "fail"
+    assert f"{bad} OUT_OF_RANGE: read again with `datlstm backfill --from {bad} --to {bad}`" in check.message
+
+
+def test_a_champion_that_cannot_forecast_fails_by_name(trained: Settings, champion: Bundle) -> None:
+    store = Store(trained.store)
+    store.write(f"models/{champion_id(store)}/{WEIGHTS}", b"corrupt")
+    check = report(trained)["champion"]
+    assert check.state == "fail"
+    assert WEIGHTS in check.message and "retrain" in check.message
+    elsewhere = replace(champion, region="elsewhere")
+    promote(store, elsewhere.save(store), "by mistake")
+    assert "retrain it for this region" in report(trained)["champion"].message
+
+
+def test_an_old_forecast_warns_with_the_remedy(published: Settings) -> None:
+    check = report(published)["forecast"]
+    assert check.state == "warn"
+    assert "the newest from 2024-05-25" in check.message and "run `datlstm nightly`" in check.message
+
+
+def test_the_doctor_leaves_archive_and_products_as_they_are(published: Settings) -> None:
+    store = Store(published.store)
+    before = {path: store.read(path) for path in store.list("")}
+    report(published)
+    after = {path: store.read(path) for path in store.list("") if path != ".doctor"}
+    assert after == {path: content for path, content in before.items() if path != ".doctor"}

@@ -1,0 +1,186 @@
+"""The forecast cube as analysts meet it: structure, idempotence, plain opening, and a conforming NetCDF file."""
+
+import json
+import subprocess
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+from datlstm.errors import ProductError
+from datlstm.ladder import ForecastSource, NightlyForecast, nightly_forecast
+from datlstm.products import export_netcdf, forecast_cube, publish_forecast, published_days, read_init
+from datlstm.settings import Settings
+from datlstm.store import Store
+
+FIRST, N_INITS, LEADS = date(2024, 5, 20), 6, 4
+FIELDS = ("init_time", "lead_time", "latitude", "longitude")
+
+
+def opened(settings: Settings) -> xr.Dataset:
+    return xr.open_zarr(Store(settings.store).location_of("forecast.zarr"))
+
+
+def content(settings: Settings) -> dict[str, bytes | None]:
+    store = Store(settings.store)
+    return {path: store.read(path) for path in store.list("forecast.zarr")}
+
+
+def test_the_cube_has_the_declared_structure(published: Settings) -> None:
+    cube = opened(published)
+    assert dict(cube.sizes) == {"init_time": N_INITS, "lead_time": LEADS, "latitude": 16, "longitude": 16}
+    dims = {name: cube[name].dims for name in cube.variables}
+    per_init = ("forecast_source", "model_id", "archive_snapshot", "input_age_days", "n_missing_inputs", "created_at")
+    assert dims == {
+        **{name: (name,) for name in FIELDS},
+        "valid_time": FIELDS[:2],
+        "sst": FIELDS,
+        "sst_anomaly": FIELDS,
+        "mask": ("init_time", "latitude", "longitude"),
+        **dict.fromkeys(per_init, ("init_time",)),
+    }
+    assert set(cube.coords) == {*FIELDS, "valid_time"}
+    names = {name: cube[name].attrs.get("standard_name") for name in ("sst", "init_time", "lead_time", "valid_time")}
+    assert names == {
+        "sst": "sea_surface_foundation_temperature",
+        "init_time": "forecast_reference_time",
+        "lead_time": "forecast_period",
+        "valid_time": "time",
+    }
+    assert cube["sst"].attrs["units"] == cube["sst_anomaly"].attrs["units"] == "kelvin"
+    assert cube["lead_time"].attrs["units"] == "days"
+    assert cube["mask"].attrs["flag_meanings"] == "sea land ice"
+    assert cube["mask"].attrs["flag_masks"] == [1, 2, 4]
+    assert cube.attrs["Conventions"] == "CF-1.11, ACDD-1.3"
+    assert {"license", "references", "acknowledgement"} <= set(cube.attrs)
+    assert "synthetic" in cube.attrs["summary"]
+
+
+def test_a_field_is_one_chunk_per_init_and_dates_are_few_objects(published: Settings) -> None:
+    group = zarr.open_group(Store(published.store).location_of("forecast.zarr"), mode="r")
+    assert group["sst"].chunks == group["sst_anomaly"].chunks == (1, LEADS, 16, 16)
+    assert group["mask"].chunks == (1, 16, 16)
+    paths = [path.split("/")[1] for path in content(published) if "/c/" in path]
+    assert paths.count("sst") == N_INITS
+    assert paths.count("model_id") == paths.count("init_time") == paths.count("valid_time") == 1
+
+
+def test_a_published_init_is_the_forecast_with_its_lineage(published: Settings) -> None:
+    made = nightly_forecast(published, FIRST + timedelta(days=3))
+    init = opened(published).sel(init_time=str(FIRST + timedelta(days=2))).load()
+    np.testing.assert_array_equal(init["sst"], made.sst)
+    climatology = made.bundle.normaliser.climatology(made.sst["valid_time"])
+    np.testing.assert_allclose(init["sst"] - init["sst_anomaly"], climatology, atol=1e-4)
+    expected = pd.date_range(FIRST + timedelta(days=3), periods=LEADS)
+    np.testing.assert_array_equal(init["valid_time"], expected)
+    assert init["model_id"].item() == made.bundle.id
+    assert init["archive_snapshot"].item() == made.snapshot_id
+    assert init["forecast_source"].item() == ForecastSource.MODEL
+    assert (init["input_age_days"].item(), init["n_missing_inputs"].item()) == (1, 0)
+    assert init["created_at"].values > np.datetime64("2024-05-22")
+    sea = made.bundle.normaliser.ocean_mask.values
+    assert (init["mask"].values[sea] & 1 == 1).all() and (init["mask"].values[~sea] == 2).all()
+    assert init["sst"].isnull().values[:, ~sea].all()
+
+
+def test_publishing_twice_leaves_every_byte(published: Settings) -> None:
+    before = content(published)
+    assert publish_forecast(published, nightly_forecast(published, FIRST + timedelta(days=3))) == "unchanged"
+    assert content(published) == before
+
+
+def test_another_forecast_of_the_same_init_replaces_it_alone(published: Settings) -> None:
+    before = opened(published).load()
+    made = nightly_forecast(published, FIRST + timedelta(days=3))
+    warmer = NightlyForecast(**{**vars(made), "sst": made.sst + np.float32(1), "input_age_days": 2})
+    assert publish_forecast(published, warmer) == "revised"
+    after = opened(published).load()
+    changed = (after["sst"] != before["sst"]).where(before["sst"].notnull(), False).any(FIELDS[1:]).values
+    assert changed.tolist() == [False, False, True, False, False, False]
+    assert after["input_age_days"].values.tolist() == [1, 1, 2, 1, 1, 1]
+
+
+def test_a_night_without_a_forecast_is_a_visible_gap(published: Settings) -> None:
+    publish_forecast(published, nightly_forecast(published, FIRST + timedelta(days=9)))
+    cube = opened(published)
+    assert cube["init_time"].size == 9
+    gap = cube.isel(init_time=slice(N_INITS, 8)).load()
+    assert (gap["forecast_source"] == ForecastSource.NONE).all()
+    assert gap["sst"].isnull().all()
+    assert published_days(published) == [FIRST + timedelta(days=i) for i in (0, 1, 2, 3, 4, 5, 8)]
+    assert read_init(published, FIRST + timedelta(days=7)) is None
+
+
+def test_a_day_before_the_first_is_refused_and_nothing_changes(published: Settings) -> None:
+    before = content(published)
+    with pytest.raises(ProductError, match=f"starts at {FIRST}"):
+        publish_forecast(published, nightly_forecast(published, FIRST))
+    assert content(published) == before
+
+
+def test_a_cube_of_another_structure_is_refused(published: Settings) -> None:
+    shorter = published.replace(model=published.model.model_copy(update={"lead_days": 3}))
+    with pytest.raises(ProductError, match="not built as this code builds it, in .*sst"):
+        publish_forecast(shorter, nightly_forecast(shorter, FIRST + timedelta(days=7)))
+
+
+def test_before_the_first_night_nothing_is_published(settings: Settings) -> None:
+    assert forecast_cube(settings).open() is None
+    assert published_days(settings) == []
+    assert read_init(settings, FIRST) is None
+
+
+def test_an_analyst_needs_nothing_but_xarray(published: Settings, tmp_path: Path) -> None:
+    location = Store(published.store).location_of("forecast.zarr")
+    script = (
+        "import xarray as xr, sys\n"
+        f"cube = xr.open_zarr({location!r})\n"
+        "lead = cube.lead_time\n"
+        "print(lead.values.tolist(), lead.attrs['units'], float(cube.sst.isel(init_time=-1).mean().values))\n"
+        "assert not any(name.split('.')[0] == 'datlstm' for name in sys.modules)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("[1, 2, 3, 4] days 29")
+
+
+def test_the_netcdf_export_conforms_to_cf_and_acdd(published: Settings, tmp_path: Path) -> None:
+    path, report = tmp_path / "forecast.nc", tmp_path / "report.json"
+    export_netcdf(published, FIRST, path)
+    checker = Path(sys.executable).with_name("compliance-checker")
+    tests = ["-t", "cf:1.11", "-t", "acdd:1.3"]
+    run = subprocess.run(
+        [checker, *tests, "-f", "json", "-o", report, path], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert report.exists(), run.stderr
+    for convention, found in json.loads(report.read_text()).items():
+        failed = [entry["msgs"] for entry in found["high_priorities"] if entry["value"][0] < entry["value"][1]]
+        assert failed == [], convention
+
+
+def test_the_netcdf_export_holds_the_published_init(published: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "forecast.nc"
+    export_netcdf(published, FIRST, path)
+    init = read_init(published, FIRST)
+    assert init is not None
+    with xr.open_dataset(path, decode_timedelta=False) as file:
+        for name in ("sst", "sst_anomaly", "mask", "forecast_source", "valid_time", "init_time", "lead_time"):
+            np.testing.assert_array_equal(file[name].values, init[name].values)
+        assert file.attrs["model_id"] == init["model_id"].item()
+        assert file.attrs["input_age_days"] == 1
+        assert file.attrs["time_coverage_start"] == f"{FIRST + timedelta(days=1)}T00:00:00Z"
+        assert file["valid_time"].encoding["units"] == file["init_time"].encoding["units"] == "days since 1970-01-01"
+        assert file["mask"].attrs["flag_masks"].dtype == file["mask"].dtype
+
+
+def test_exporting_a_day_never_published_is_refused(published: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ProductError, match="no forecast was published from 2020-01-01"):
+        export_netcdf(published, date(2020, 1, 1), tmp_path / "forecast.nc")
+    assert list(tmp_path.glob("*.nc")) == []
