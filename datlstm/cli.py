@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from datlstm.clock import today
 from datlstm.errors import DatlstmError
@@ -110,7 +110,7 @@ def verify(as_of: AsOf = None, settings: SettingsName = None) -> None:
 
 @app.command()
 def models(settings: SettingsName = None) -> None:
-    """List the model bundles with their validation skill; the champion is marked."""
+    """List the model bundles with their mean RMSE over leads in validation; the champion is marked."""
     _guarded(lambda: _show_models(_settings(settings)))
 
 
@@ -239,7 +239,8 @@ def _show_skill(settings: Settings) -> None:
     if skill is None:
         console.print("skill: no forecast's truth has arrived yet", highlight=False)
         return
-    table = Table("RMSE °C, by lead in days", *(str(lead) for lead in skill["lead_time"].values), title_justify="left")
+    leads = [Column(str(lead), justify="right", no_wrap=True) for lead in skill["lead_time"].values]
+    table = Table(Column("RMSE °C, lead in d", no_wrap=True), *leads, box=None, padding=(0, 0, 0, 1), pad_edge=False)
     for name in FORECASTERS:
         values = skill.sel(forecaster=name).values
         table.add_row(name.replace("_", " "), *(f"{v:.2f}" if v == v else "–" for v in values))
@@ -253,13 +254,14 @@ def _show_models(settings: Settings) -> None:
 
     store = Store(settings.store)
     champion = champion_id(store)
-    table = Table("bundle", "trained on", "mean validation RMSE °C", "")
+    columns = ("bundle", "trained on", "RMSE °C", "")
+    table = Table(*(Column(name, no_wrap=True) for name in columns), box=None, padding=(0, 0, 0, 1), pad_edge=False)
     for bundle_id in bundle_ids(store):
         bundle = Bundle.load(store, bundle_id)
         rmse = bundle.card.get("rmse", {}).get(bundle.forecaster)
         table.add_row(
             bundle_id,
-            f"{bundle.training['first_day']} … {bundle.training['last_day']}",
+            f"{bundle.training['first_day']}…{bundle.training['last_day']}",
             f"{sum(rmse) / len(rmse):.3f}" if rmse else "–",
             "champion" if bundle_id == champion else "",
         )

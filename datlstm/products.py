@@ -90,6 +90,7 @@ def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
         "time_coverage_start": f"{str(valid.min())[:19]}Z",
         "time_coverage_end": f"{str(valid.max())[:19]}Z",
         "time_coverage_duration": f"P{valid.size}D",
+        "time_coverage_resolution": "P1D",
         "date_created": f"{str(init['created_at'].values)[:19]}Z",
     }
     file = init.drop_vars([*lineage, "created_at"]).drop_encoding().assign_attrs(attributes)
@@ -183,7 +184,7 @@ _MASK_ATTRIBUTES = {
     "flag_masks": [SEA, LAND, ICE],
     "flag_meanings": "sea land ice",
 }
-_INIT_ATTRIBUTES = {"standard_name": "forecast_reference_time", "long_name": "last observed day", "axis": "T"}
+_INIT_ATTRIBUTES = {"standard_name": "forecast_reference_time", "long_name": "last observed day"}
 _LEAD_ATTRIBUTES = {"standard_name": "forecast_period", "long_name": "lead time", "units": "days"}
 _VALID_ATTRIBUTES = {"standard_name": "time", "long_name": "day the forecast is for"}
 
@@ -200,6 +201,7 @@ def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
         ),
         "keywords": "sea surface temperature, forecast, foundation SST, machine learning, DatLSTM",
         "institution": "datlstm forecast service",
+        "project": "datlstm",
         "source": f"{settings.source.kind} SST, forecast by the model that model_id names",
         "history": "written by datlstm",
         "references": "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168",

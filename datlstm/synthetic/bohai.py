@@ -71,8 +71,8 @@ def _joined(pieces: list[tuple[object, int]], box: CellBox, name: str) -> da.Arr
     dtype = np.int8 if name == "mask" else np.float32
     arrays = [da.empty((0, *box.shape), dtype)] if not pieces else []
     for field, count in pieces:
-        arrays.append(da.from_delayed(field, (count, *box.shape), dtype))  # type: ignore[no-untyped-call]
-    joined: da.Array = da.concatenate(arrays)  # type: ignore[no-untyped-call]
+        arrays.append(da.from_delayed(field, (count, *box.shape), dtype))
+    joined: da.Array = da.concatenate(arrays)
     return joined
 
 
