@@ -72,7 +72,8 @@ def _store(settings: Settings, today: date) -> Finding:
     store = Store(settings.store)
     store.write(PROBE, b"written by datlstm doctor\n")
     if store.read(PROBE) != b"written by datlstm doctor\n":
-        return "fail", f"{store.url} does not return what was written to it"
+        return "fail", f"{store.url} does not return what was written to it: look at its server"
+    store.delete(PROBE)
     return "ok", f"{store.url} can be written and read"
 
 

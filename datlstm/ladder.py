@@ -92,7 +92,11 @@ def _newest(usable: Sequence[date], forecast_date: date, limit: int) -> date:
 def _rungs(settings: Settings, usable: Sequence[date], snapshot_id: str) -> list[Bundle]:
     """Return the champion, when there is a loadable one, and the damped persistence under it."""
     store = Store(settings.store)
-    chosen = champion_id(store)
+    try:
+        chosen = champion_id(store)
+    except BundleError as error:
+        log.error("damped persistence forecasts: %s", error)
+        chosen = None
     if chosen is None:
         log.warning("no champion yet, damped persistence forecasts: run `datlstm retrain`")
     elif champion := _load(settings, store, chosen):

@@ -21,7 +21,9 @@ def quicklook(init: xr.Dataset, title: str) -> bytes:
     leads = [lead for lead in PANEL_LEADS if lead in init["lead_time"].values]
     celsius = init["sst"].sel(lead_time=leads) - ZERO_CELSIUS_KELVIN
     anomaly = init["sst_anomaly"].sel(lead_time=leads)
-    figure = Figure(figsize=(3.2 * len(leads), 6.6), layout="constrained")
+    figure = Figure(
+        figsize=(3.2 * len(leads), 1.2 + 2 * min(2.9 * _height_by_width(celsius), 4.0)), layout="constrained"
+    )
     axes = figure.subplots(2, len(leads), squeeze=False)
     _row(figure, axes[0], celsius, "SST (°C)", "turbo", *np.nanpercentile(celsius, (0.5, 99.5)))
     limit = max(0.5, float(np.nanpercentile(abs(anomaly), 99.5)))
@@ -41,6 +43,12 @@ def _row(
     for axis, field in zip(axes, fields, strict=True):
         drawn = _map(axis, field, colours, low, high)
     figure.colorbar(drawn, ax=list(axes), label=label, shrink=0.85)
+
+
+def _height_by_width(field: xr.DataArray) -> float:
+    latitude, longitude = field["latitude"], field["longitude"]
+    width = float(longitude[-1] - longitude[0]) * np.cos(np.deg2rad(float(latitude.mean())))
+    return float(latitude[-1] - latitude[0]) / width
 
 
 def _map(axis: Axes, field: xr.DataArray, colours: str, low: float, high: float) -> QuadMesh:

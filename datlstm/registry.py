@@ -1,6 +1,8 @@
 """Which bundle forecasts: the champion pointer, the gate a challenger must pass, and the way back."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +23,11 @@ class Verdict:
 
 
 def champion_id(store: Store) -> str | None:
-    """Return the id of the bundle that forecasts, or None before the first promotion."""
-    pointer = store.read_json(CHAMPION)
+    """Return the id of the bundle that forecasts, or None before the first promotion.
+
+    Raises `BundleError` when the pointer is damaged.
+    """
+    pointer = _pointer(store)
     return None if pointer is None else str(pointer["bundle_id"])
 
 
@@ -55,20 +60,40 @@ def promote(store: Store, bundle_id: str, reason: str) -> None:
     """Make a bundle the champion, keeping the way back. Raises `BundleError` for a bundle that does not verify."""
     Bundle.load(store, bundle_id)
     with store.writer("models"):
-        previous = store.read_json(CHAMPION)
+        try:
+            previous = _pointer(store)
+        except BundleError:
+            previous = None  # a damaged pointer is what a promotion by hand mends
         if previous is None or previous["bundle_id"] != bundle_id:
             pointer = {"bundle_id": bundle_id, "reason": reason, "promoted_at": now_seconds(), "previous": previous}
             store.write_json(CHAMPION, pointer)
 
 
 def rollback(store: Store) -> str:
-    """Point back to the champion before the last promotion and return its id. Raises `BundleError` when none was."""
+    """Point back to the champion before the last promotion and return its id.
+
+    Raises `BundleError` when there was none, or when it does not verify.
+    """
     with store.writer("models"):
-        pointer = store.read_json(CHAMPION)
+        pointer = _pointer(store)
         if pointer is None or pointer["previous"] is None:
             raise BundleError("there is no earlier champion to roll back to")
+        earlier = Bundle.load(store, pointer["previous"]["bundle_id"])
         store.write_json(CHAMPION, pointer["previous"])
-        return str(pointer["previous"]["bundle_id"])
+        return earlier.id
+
+
+def _pointer(store: Store) -> dict[str, Any] | None:
+    content = store.read(CHAMPION)
+    try:
+        pointer = None if content is None else json.loads(content)
+    except ValueError:
+        pointer = {}
+    if pointer is not None and not {"bundle_id", "previous"} <= set(pointer):
+        raise BundleError(
+            f"{store.url_of(CHAMPION)} names no bundle: run `datlstm promote` with one of `datlstm models`"
+        )
+    return pointer
 
 
 def _mean(values: list[float] | None) -> float | None:

@@ -116,6 +116,11 @@ class Store:
         """Write a JSON object, atomically."""
         self.write(path, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
 
+    def delete(self, path: str) -> None:
+        """Delete an object."""
+        with _explained(self.url_of(path)):
+            obstore.delete(self._objects(), path)
+
     def list(self, prefix: str) -> list[str]:
         """Return the paths of all objects below a prefix, sorted."""
         with _explained(self.url_of(prefix)):

@@ -52,10 +52,10 @@ def judge_challenger(settings_name: str | None, bundle_id: str) -> str:
 
 def _champion(settings: Settings) -> Bundle | None:
     store = Store(settings.store)
-    chosen = champion_id(store)
-    if chosen is None:
-        return None
     try:
+        chosen = champion_id(store)
+        if chosen is None:
+            return None
         champion = Bundle.load(store, chosen)
         champion.check_matches(settings)
     except BundleError as error:

@@ -4,6 +4,7 @@ from datetime import date
 
 from jinja2 import Environment, PackageLoader
 
+from datlstm.archive import Archive
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource
 from datlstm.plots import quicklook
@@ -66,5 +67,6 @@ def _page(settings: Settings, title: str, latest: dict[str, object], picture: st
         rows=rows,
         leads=range(1, settings.model.lead_days + 1),
         count=len(days),
+        attribution=Archive(settings).attribution(),
         location=Store(settings.store).location_of(FORECAST_PATH),
     )

@@ -175,3 +175,9 @@ def test_the_sources_of_a_forecast_keep_their_numbers() -> None:
     assert json.dumps({source.name: source for source in ForecastSource}) == (
         '{"NONE": 0, "MODEL": 1, "DAMPED_PERSISTENCE": 2}'
     )
+
+
+def test_a_damaged_champion_pointer_gives_way_too(trained: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    Store(trained.store).write("models/champion.json", b"not json")
+    assert nightly_forecast(trained, TONIGHT).source == ForecastSource.DAMPED_PERSISTENCE
+    assert "champion.json" in caplog.text

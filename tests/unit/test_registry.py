@@ -114,3 +114,14 @@ def test_an_incomplete_bundle_is_not_listed(store: Store, second: str) -> None:
 
 def test_an_empty_store_has_no_champion(tmp_path: Path) -> None:
     assert champion_id(Store((tmp_path / "empty").as_uri())) is None
+
+
+@pytest.mark.parametrize("content", [b"{}", b"not json", b"[]"])
+def test_a_damaged_pointer_is_named_and_a_promotion_by_hand_mends_it(
+    champion: Bundle, store: Store, content: bytes
+) -> None:
+    store.write(CHAMPION, content)
+    with pytest.raises(BundleError, match=r"champion\.json"):
+        champion_id(store)
+    promote(store, champion.id, "by hand")
+    assert champion_id(store) == champion.id
