@@ -7,7 +7,8 @@ VENV ?= .venv
 PIP_FLAGS ?=
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt $(PIP_FLAGS)
+INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile \
+	--constraint constraints.txt $(PIP_FLAGS)
 
 .PHONY: nightly test lint clean
 
@@ -26,7 +27,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing the environment into $(VENV) (about three minutes, once) …"
+	@echo "Installing the environment into $(VENV) (two to three minutes, once) …"
 	$(INSTALL) --editable .
 	@touch $@
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from distributed import Client
+from distributed.comm import resolve_address
 
 from datlstm.errors import SettingsError
 from datlstm.settings import Settings
@@ -17,6 +18,8 @@ def dask_compute(settings: Settings) -> Iterator[None]:
         yield
         return
     try:
+        # A client refused for its address is left half open, and hangs the process when it is collected.
+        resolve_address(settings.dask_scheduler)
         client = Client(settings.dask_scheduler, timeout="30s")
     except (OSError, ValueError) as error:
         raise SettingsError(f"no Dask scheduler answers at {settings.dask_scheduler}: start it or unset it") from error

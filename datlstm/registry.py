@@ -12,6 +12,8 @@ from datlstm.errors import BundleError
 from datlstm.store import Store
 
 CHAMPION = "models/champion.json"
+# Less than this share of the rival's RMSE is rounding, not skill.
+MINIMUM_GAIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def bundle_ids(store: Store) -> list[str]:
 def judge(challenger: Bundle, champion: str | None) -> Verdict:
     """Decide on the challenger's skill card: fail-closed, so a missing or non-finite score refuses.
 
-    Its mean RMSE over leads, on the hindcasts of the validation period, must be below damped persistence's, and below
-    that of the champion on the same hindcasts where there is one.
+    Its mean RMSE over leads, on the hindcasts of the validation period, must be below damped persistence's by
+    `MINIMUM_GAIN`, and likewise below that of the champion on the same hindcasts where there is one.
     """
     scores = challenger.card.get("rmse", {})
     own = _mean(scores.get(challenger.forecaster))
@@ -48,7 +50,7 @@ def judge(challenger: Bundle, champion: str | None) -> Verdict:
         return Verdict(False, "its card has no finite validation score")
     for rival in ("damped_persistence", *(["champion"] if champion else [])):
         bar = _mean(scores.get(rival))
-        if bar is None or own >= bar:
+        if bar is None or own >= bar * (1 - MINIMUM_GAIN):
             score = "no finite score on the same days" if bar is None else f"{bar:.4f} °C"
             return Verdict(False, f"mean validation RMSE {own:.4f} °C does not beat {rival.replace('_', ' ')}: {score}")
     return Verdict(

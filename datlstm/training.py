@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import lightning
 import torch
 import xarray as xr
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
@@ -175,10 +176,8 @@ def _fit(
     with TemporaryDirectory(prefix="datlstm-training-") as folder:
         best = ModelCheckpoint(folder, monitor=MONITORED, save_weights_only=True)
         stop = EarlyStopping(MONITORED, patience=chosen.patience)
-        trainer = _trainer(
-            chosen, folder, [best, stop, TQDMProgressBar(refresh_rate=5, leave=True), _EpochReport(on_epoch)]
-        )
         with torch_threads(chosen.threads), _quiet():
+            trainer = _trainer(chosen, folder, [best, stop, _EpochReport(on_epoch)])
             untrained = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
             trainer.fit(module, *loaders)
         score = float(best.best_model_score) if best.best_model_score is not None else math.nan
@@ -217,6 +216,8 @@ def _trainer(chosen: TrainingSettings, folder: str, callbacks: list[Callback]) -
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        # In a log file a bar is thousands of lines; there the epochs are reported one by one.
+        enable_progress_bar=sys.stderr.isatty(),
         deterministic="warn",
     )
 

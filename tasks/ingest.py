@@ -60,7 +60,7 @@ def backfill_days(settings_name: str | None, first_day: date | None, last_day: d
     first = first_day or max(library.open_source(settings).coverage()[0], settings.archive.first_day)
     pieces = library.yearly_pieces(first, last_day)
     added = 0
-    with dask_compute(settings), tqdm(total=len(pieces), unit="year", desc="backfill") as bar:
+    with dask_compute(settings), tqdm(total=len(pieces), unit="year", desc="backfill", disable=None) as bar:
         for start, _, report in library.backfill(settings, first, last_day):
             added += len(report.added) if report else 0
             bar.set_postfix_str(str(start.year))

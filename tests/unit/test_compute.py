@@ -1,8 +1,10 @@
 """Work goes where the settings say, and the process is left as it was."""
 
+import gc
+
 import pytest
 import torch
-from distributed import LocalCluster, default_client
+from distributed import Client, LocalCluster, default_client
 
 from datlstm.compute import dask_compute, torch_threads
 from datlstm.errors import SettingsError
@@ -22,10 +24,13 @@ def test_a_scheduler_is_used_inside_the_block_only(settings: Settings) -> None:
             default_client()
 
 
-def test_an_address_that_is_none_is_a_setting_to_correct(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="no Dask scheduler answers at carrier-pigeon://roof: start it or unset it"):
-        with dask_compute(settings.replace(dask_scheduler="carrier-pigeon://roof")):
+@pytest.mark.parametrize("address", ["carrier-pigeon://roof", "tcp://127.0.0.1"])
+def test_an_address_that_is_none_is_a_setting_to_correct_and_leaves_no_client(settings: Settings, address: str) -> None:
+    with pytest.raises(SettingsError, match=f"no Dask scheduler answers at {address}: start it or unset it"):
+        with dask_compute(settings.replace(dask_scheduler=address)):
             pass
+    # Half-open clients hang in their own deletion.
+    assert not [found for found in gc.get_objects() if type(found) is Client and found.status != "closed"]
 
 
 def test_threads_of_torch_are_given_back_even_after_a_failure() -> None:
