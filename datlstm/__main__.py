@@ -2,4 +2,5 @@
 
 from datlstm.cli import app
 
-app(prog_name="datlstm")
+if __name__ == "__main__":
+    app(prog_name="datlstm")

@@ -20,6 +20,8 @@ from datlstm.store import Store
 FORECAST_PATH = "forecast.zarr"
 ICE = 4
 ICE_THRESHOLD = 0.15
+# What a gap in the axis has for a day: decoders show it as not a time.
+NO_DAY = {"_FillValue": np.iinfo("int32").min, "fill_value": np.iinfo("int32").min}
 FIELDS = (INIT_TIME, "lead_time", "latitude", "longitude")
 _COUNTS = ("input_age_days", "n_missing_inputs")
 Outcome = Literal["published", "revised", "unchanged"]
@@ -234,5 +236,5 @@ def _encoding(settings: Settings, grid: Grid) -> dict[str, dict[str, Any]]:
         ),
         "created_at": {**scalar, "units": daily.SECOND_UNITS, "dtype": "int64"},
         INIT_TIME: {**scalar, **days},
-        "valid_time": {"chunks": (daily.LARGE_CHUNK, settings.model.lead_days), **days},
+        "valid_time": {"chunks": (daily.LARGE_CHUNK, settings.model.lead_days), **days, **NO_DAY},
     }

@@ -146,6 +146,7 @@ class TrainingSettings(Frozen):
     validation_windows: PositiveInt = 128
     batch_size: PositiveInt = 8
     learning_rate: PositiveFloat = 1e-3
+    weight_average_decay: Fraction = 0.98
     patience: PositiveInt = 6
     maximum_missing_fraction: Fraction = 0.2
     seed: int = 0

@@ -131,8 +131,9 @@ class Store:
     def writer(self, name: str) -> Iterator[None]:
         """Hold the right to write one of the stores.
 
-        On a filesystem this is a lock that dies with its process. Object storage needs none: there conditional writes
-        let exactly one of two writers win. Raises `StoreError` when another process holds the lock.
+        On a filesystem this is a lock that dies with its process. On object storage it is no more than a mark in the
+        code: there the archive's commits are conditional, but cubes and pointer rely on one night running at a time,
+        which the deployment's concurrency limit sees to. Raises `StoreError` when another process holds the lock.
         """
         if not self.is_local:
             yield

@@ -13,7 +13,7 @@ from typing import Any
 import lightning
 import torch
 import xarray as xr
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
@@ -174,10 +174,12 @@ def _fit(
     )
     initial = {name: value.clone() for name, value in module.state_dict().items()}
     with TemporaryDirectory(prefix="datlstm-training-") as folder:
-        best = ModelCheckpoint(folder, monitor=MONITORED, save_weights_only=True)
+        # A whole checkpoint: the average that was validated is only put into those.
+        best = ModelCheckpoint(folder, monitor=MONITORED)
         stop = EarlyStopping(MONITORED, patience=chosen.patience)
         with torch_threads(chosen.threads), _quiet():
-            trainer = _trainer(chosen, folder, [best, stop, _EpochReport(on_epoch)])
+            average = EMAWeightAveraging(decay=chosen.weight_average_decay)
+            trainer = _trainer(chosen, folder, [average, best, stop, _EpochReport(on_epoch)])
             untrained = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
             trainer.fit(module, *loaders)
         score = float(best.best_model_score) if best.best_model_score is not None else math.nan

@@ -28,8 +28,9 @@ def ingest_days(settings_name: str | None, forecast_date: date) -> str:
     last = forecast_date - timedelta(days=1)
     first = forecast_date - timedelta(days=settings.archive.rolling_days)
     archive = Archive(settings)
-    if archive.exists():
-        first = min(first, archive.last_day() + timedelta(days=1))
+    usable = archive.usable_days() if archive.exists() else []
+    if usable:
+        first = min(first, usable[-1] + timedelta(days=1))
     first = max(first, settings.archive.first_day)
     try:
         with dask_compute(settings):

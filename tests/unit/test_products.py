@@ -112,6 +112,7 @@ def test_a_night_without_a_forecast_is_a_visible_gap(published: Settings) -> Non
     gap = cube.isel(init_time=slice(N_INITS, 8)).load()
     assert (gap["forecast_source"] == ForecastSource.NONE).all()
     assert gap["sst"].isnull().all()
+    assert gap["valid_time"].isnull().all()
     assert published_days(published) == [FIRST + timedelta(days=i) for i in (0, 1, 2, 3, 4, 5, 8)]
     assert read_init(published, FIRST + timedelta(days=7)) is None
 

@@ -7,15 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.errors import BundleError, NotEnoughDataError
 from datlstm.forecasting import anomaly_forecaster, damped_persistence, forecast
+from datlstm.grid import Grid
 from datlstm.models import build
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import masked_loss, network_config, prepare, retrain
+from datlstm.training import _windows, masked_loss, network_config, prepare, retrain
+from datlstm.windows import open_training_cube
 
 INITS = pd.date_range("2024-05-20", periods=3)
 
@@ -127,3 +130,19 @@ def test_training_refuses_a_short_archive_and_a_bundle_that_is_not_there(trained
     short = trained.replace(training=trained.training.model_copy(update={"validation_days": 515}))
     with pytest.raises(NotEnoughDataError, match="training period"):
         prepare(short)
+
+
+def test_the_weights_kept_are_those_that_were_validated(filled: Settings) -> None:
+    cube, baseline = prepare(filled)
+    bundle = retrain(filled, cube, baseline)
+    _, validation = _windows(filled, open_training_cube(filled, cube))
+    batch = default_collate([validation[i] for i in validation.spread(filled.training.validation_windows).indices])
+    model = anomaly_forecaster(bundle.network(), bundle.normaliser.ocean_mask, bundle.damping)
+    days, leads = filled.model.input_days, slice(filled.model.input_days - 1, None)
+    with torch.no_grad():
+        estimates = model(*(part[:, :days] for part in batch))[:, leads]
+    truth, observed = (part[:, 1:][:, leads] for part in batch)
+    area = Grid.from_region(filled.region).area_weights() * bundle.normaliser.ocean_mask
+    loss = masked_loss(estimates, truth, observed, torch.from_numpy(area.values).float())
+    kept = min(bundle.training["validation_loss"], bundle.training["untrained_validation_loss"])
+    assert float(loss) == pytest.approx(kept, rel=1e-5)
