@@ -1,12 +1,18 @@
 """Train a challenger and let the gate decide."""
 
-from prefect import flow
+from prefect import flow, runtime
 
+from datlstm.settings import load_settings
 from tasks.prepare import prepare_training
 from tasks.train import judge_challenger, train_challenger
 
 
-@flow(name="retrain")
+def run_name() -> str:
+    """Name a run after its region."""
+    return f"{load_settings(runtime.flow_run.parameters.get('settings')).region.name}, retrain"
+
+
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(settings: str | None = None) -> str:
     """Fit the normaliser, train the architecture of the settings from scratch, promote it if it is better.
 
