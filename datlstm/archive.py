@@ -17,7 +17,7 @@ from datlstm.errors import ArchiveError
 from datlstm.grid import Grid
 from datlstm.quality import UNUSABLE, DayQuality
 from datlstm.settings import Settings
-from datlstm.store import Store
+from datlstm.store import Store, explained
 
 PATH = "archive"
 BRANCH = "main"
@@ -119,7 +119,7 @@ class Archive:
         days = days.sortby("time").load()
         if days["time"].size == 0 or bool(days.indexes["time"].has_duplicates):
             raise ArchiveError(f"upsert of {days['time'].size} days: none, or one of them twice; merge them first")
-        with self._store.writer(PATH):
+        with self._store.writer(PATH), explained(self._store.url_of(PATH)):
             repository = icechunk.Repository.open_or_create(self._store.icechunk(PATH))
             session = repository.writable_session(BRANCH)
             axis = self._axis(session, ocean_mask)
@@ -216,9 +216,10 @@ class Archive:
     def _committed(self) -> icechunk.Repository | None:
         """Return the repository, or None where there is none or its first writer never came to commit."""
         storage = self._store.icechunk(PATH)
-        if not icechunk.Repository.exists(storage):
-            return None
-        repository = icechunk.Repository.open(storage)
+        with explained(self._store.url_of(PATH)):
+            if not icechunk.Repository.exists(storage):
+                return None
+            repository = icechunk.Repository.open(storage)
         newest = next(iter(repository.ancestry(branch=BRANCH)))
         return None if newest.parent_id is None else repository
 

@@ -36,11 +36,14 @@ def _endpoint() -> str | None:
 
 
 @contextmanager
-def _explained(place: str) -> Iterator[None]:
+def explained(place: str) -> Iterator[None]:
+    """Turn what a store's client raises about ``place`` into a `StoreError` of one line."""
     try:
         yield
-    except (BaseError, OSError, NotImplementedError) as error:
-        cause = str(error).split("\n", 1)[0]
+    except (BaseError, OSError, NotImplementedError, icechunk.IcechunkError) as error:
+        # obstore names the cause first, Icechunk last.
+        is_icechunk = isinstance(error, icechunk.IcechunkError)
+        cause = " ".join(str(error).split("-> ")[-1].split()) if is_icechunk else str(error).split("\n", 1)[0]
         raise StoreError(
             f"{place}: {cause}. Check that it exists, that its disk has room, and (s3://) the AWS_* variables"
         ) from error
@@ -93,7 +96,7 @@ class Store:
 
     def read(self, path: str) -> bytes | None:
         """Return a whole object, or None when there is none. Raises `StoreError` when the store can't be read."""
-        with _explained(self.url_of(path)):
+        with explained(self.url_of(path)):
             try:
                 return bytes(obstore.get(self._objects(), path).bytes())
             except (NotFoundError, FileNotFoundError):
@@ -101,7 +104,7 @@ class Store:
 
     def write(self, path: str, content: bytes) -> None:
         """Write a whole object, atomically. Raises `StoreError`."""
-        with _explained(self.url_of(path)):
+        with explained(self.url_of(path)):
             obstore.put(self._objects(), path, content)
 
     def read_json(self, path: str) -> Any | None:
@@ -118,12 +121,12 @@ class Store:
 
     def delete(self, path: str) -> None:
         """Delete an object."""
-        with _explained(self.url_of(path)):
+        with explained(self.url_of(path)):
             obstore.delete(self._objects(), path)
 
     def list(self, prefix: str) -> list[str]:
         """Return the paths of all objects below a prefix, sorted."""
-        with _explained(self.url_of(prefix)):
+        with explained(self.url_of(prefix)):
             pages = obstore.list(self._objects(), prefix=prefix.rstrip("/"))
             return sorted(entry["path"] for page in pages for entry in page)
 
@@ -139,7 +142,7 @@ class Store:
             yield
             return
         folder = Path(self._root) / ".locks"
-        with _explained(self.url):
+        with explained(self.url):
             folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{name}.lock", timeout=LOCK_TIMEOUT_SECONDS)
         try:
@@ -155,7 +158,7 @@ class Store:
             lock.release()
 
     def _objects(self, path: str = "") -> ObjectStore:
-        with _explained(self.url):
+        with explained(self.url):
             if self.is_local:
                 return LocalStore(f"{self._root}/{path}".rstrip("/"), mkdir=True)
             endpoint = _endpoint()

@@ -11,7 +11,7 @@ import zarr
 
 from datlstm import archive as archive_module
 from datlstm.archive import Archive, UpsertReport, consecutive
-from datlstm.errors import ArchiveError
+from datlstm.errors import ArchiveError, StoreError
 from datlstm.grid import Grid
 from datlstm.quality import DayQuality
 from datlstm.settings import Settings
@@ -269,3 +269,15 @@ class TestRefusals:
             put({JAN_2: 281})
         assert Archive(settings).usable_days() == [JAN_1]
         assert Archive(settings).attribution() == "the first"
+
+
+def test_object_storage_that_does_not_answer_is_a_store_error_of_one_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{variable}", value)
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "none")
+    with pytest.raises(StoreError, match=r"^s3://bucket/prefix/archive: .*AWS_\* variables$") as refused:
+        Archive(settings.replace(store="s3://bucket/prefix")).exists()
+    assert "\n" not in str(refused.value)
