@@ -81,8 +81,16 @@ class TestGrid:
 
     def test_coordinates_carry_their_cf_names(self) -> None:
         coords = xr.DataArray(np.zeros((4, 4)), dims=DIMS, coords=square(0.05, 4).coords()).coords
-        assert coords["latitude"].attrs == {"standard_name": "latitude", "units": "degrees_north"}
-        assert coords["longitude"].attrs == {"standard_name": "longitude", "units": "degrees_east"}
+        assert coords["latitude"].attrs == {
+            "standard_name": "latitude",
+            "long_name": "latitude",
+            "units": "degrees_north",
+        }
+        assert coords["longitude"].attrs == {
+            "standard_name": "longitude",
+            "long_name": "longitude",
+            "units": "degrees_east",
+        }
 
     @pytest.mark.parametrize(
         "latitude",
