@@ -47,3 +47,7 @@ class ProductError(DatlstmError):
 
 class StoreError(DatlstmError):
     """The object store or filesystem under the service can't be reached, read or written."""
+
+
+class WeightsError(DatlstmError):
+    """Published weights that can't be converted."""

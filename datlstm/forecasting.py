@@ -1,6 +1,7 @@
 """From an initial state to a forecast: a bundle's network around damped persistence, and the baselines beside it."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,46 +13,61 @@ from datlstm import baselines
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.compute import torch_threads
 from datlstm.errors import NotEnoughDataError
+from datlstm.models.frames import Head, ModelConfig
 
 BATCH = 16
 
+SIGMOID_REACH = 10.0
+"""Largest normalised anomaly that a network with a sigmoid head can tell."""
+
 
 class AnomalyForecaster(nn.Module):
-    """A network whose changes to the newest frame are added to damped persistence, in normalised anomaly space.
+    """A network between normalised anomalies, around damped persistence where it reads out changes.
 
-    A network that changes nothing is persistence, and inside this it is damped persistence: what damping takes from
-    the newest frame, lead by lead, is taken from the network's estimates. ``ocean_mask`` is bool ``(height, width)``;
-    ``damping`` float ``(lead_days, height, width)``. The network sees two
-    channels: the anomaly, 0 where missing, and whether it was observed (for days to come: whether it is sea).
+    With an ``increment`` head the network changes the newest frame, and its changes are added to damped persistence:
+    what damping takes from the newest frame, lead by lead, is taken from the estimates, so that a network that changes
+    nothing is the bar. With a ``linear`` head the estimates are the network's own; with a ``sigmoid`` head too, the
+    anomalies mapped from +-`SIGMOID_REACH` onto 0 ... 1. ``ocean_mask`` is bool ``(height, width)``; ``damping`` float
+    ``(lead_days, height, width)``. The network sees two channels: the anomaly, 0 where missing, and whether it was
+    observed (for days to come: whether it is sea).
     """
 
     ocean_mask: Tensor
     damping: Tensor
 
-    def __init__(self, network: nn.Module, ocean_mask: Tensor, damping: Tensor) -> None:
+    def __init__(self, network: nn.Module, head: Head, ocean_mask: Tensor, damping: Tensor) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.head = network, head
         self.register_buffer("ocean_mask", ocean_mask)
         self.register_buffer("damping", damping.float())
 
     def forward(self, frames: Tensor, observed: Tensor) -> Tensor:
-        """Return the estimates of every day from the second input to the last lead.
+        """Return the estimates of the last N days, the last lead the last of them.
 
         ``frames`` float32 and ``observed`` bool are ``(batch, input_days, 1, height, width)``; the result is
-        ``(batch, input_days - 1 + lead_days, 1, height, width)``.
+        ``(batch, N, 1, height, width)``. A recurrent network estimates every day from the second input on, N =
+        ``input_days - 1 + lead_days``, a direct one the leads alone.
         """
         leads = len(self.damping)
         ahead = self.ocean_mask.expand(len(frames), leads - 1, 1, -1, -1)
         forcing = torch.cat([observed, ahead], dim=1).to(frames.dtype)
+        if self.head == "sigmoid":
+            bounded: Tensor = self.network(0.5 + frames / (2 * SIGMOID_REACH), leads, forcing)
+            return (bounded - 0.5) * (2 * SIGMOID_REACH)
         estimates: Tensor = self.network(frames, leads, forcing)
-        persisted = frames[:, -1:].expand(-1, leads, -1, -1, -1)
-        lost = torch.cat([frames[:, :-1] * (1 - self.damping[0]), persisted * (1 - self.damping[:, None])], dim=1)
-        return estimates - lost
+        return estimates - self._damped(frames)[:, -estimates.shape[1] :] if self.head == "increment" else estimates
+
+    def _damped(self, frames: Tensor) -> Tensor:
+        """Return what damping takes from each frame a day ahead, and from the newest at every lead."""
+        persisted = frames[:, -1:].expand(-1, len(self.damping), -1, -1, -1)
+        return torch.cat([frames[:, :-1] * (1 - self.damping[0]), persisted * (1 - self.damping[:, None])], dim=1)
 
 
 def anomaly_forecaster(network: nn.Module, ocean_mask: xr.DataArray, damping: xr.DataArray) -> AnomalyForecaster:
     """Return the network between its fitted fields; ``damping`` is NaN on land, where the forecast is masked."""
-    return AnomalyForecaster(network, torch.from_numpy(ocean_mask.values), torch.from_numpy(damping.fillna(0.0).values))
+    kept = torch.from_numpy(damping.fillna(0.0).values)
+    head = cast(ModelConfig, network.config).head
+    return AnomalyForecaster(network, head, torch.from_numpy(ocean_mask.values), kept)
 
 
 def forecast(bundle: Bundle, sst: xr.DataArray, init_times: pd.DatetimeIndex) -> xr.DataArray:
@@ -106,4 +122,4 @@ def _run(model: AnomalyForecaster, anomaly: np.ndarray, last: Sequence[int], inp
     inputs = torch.from_numpy(np.stack([anomaly[i - input_days + 1 : i + 1] for i in last])).unsqueeze(2)
     with torch_threads(1):
         estimates = model(torch.nan_to_num(inputs, nan=0.0), torch.isfinite(inputs))
-    return np.asarray(estimates[:, input_days - 1 :, 0])
+    return np.asarray(estimates[:, -len(model.damping) :, 0])

@@ -123,9 +123,13 @@ class NormaliserSettings(Frozen):
 
 
 class ModelSettings(Frozen):
-    """The architecture, by name, and each architecture's own options."""
+    """The architecture by name, its preset, and each architecture's own options over that preset.
+
+    ``reference`` is the published model, ``operational`` a small one that adds changes to damped persistence.
+    """
 
     name: str = "datlstm"
+    preset: Literal["reference", "operational"] = "operational"
     input_days: Annotated[int, Field(ge=2)] = 10
     lead_days: PositiveInt = 10
     options: dict[str, dict[str, Any]] = {}

@@ -24,7 +24,7 @@ from datlstm.compute import torch_threads
 from datlstm.errors import NotEnoughDataError
 from datlstm.forecasting import AnomalyForecaster, anomaly_forecaster
 from datlstm.grid import Grid
-from datlstm.models import build
+from datlstm.models import build, configure, is_direct
 from datlstm.normalise import Normaliser
 from datlstm.settings import Settings, TrainingSettings
 from datlstm.store import Store
@@ -61,8 +61,8 @@ class ForecastModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Log the loss over the forecast frames of a batch."""
-        leads = slice(self.input_days - 1, None)
-        estimates, truth, observed = (part[:, leads] for part in self._estimates_and_truth(batch))
+        leads = batch[0].shape[1] - self.input_days
+        estimates, truth, observed = (part[:, -leads:] for part in self._estimates_and_truth(batch))
         loss = masked_loss(estimates, truth, observed, self.cell_weights)
         self.log(MONITORED, loss, prog_bar=True, batch_size=len(batch[0]))
 
@@ -76,7 +76,8 @@ class ForecastModule(lightning.LightningModule):
     def _estimates_and_truth(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         frames, observed = batch
         estimates = self.model(frames[:, : self.input_days], observed[:, : self.input_days])
-        return estimates, frames[:, 1:], observed[:, 1:]
+        estimated = slice(-estimates.shape[1], None)
+        return estimates, frames[:, estimated], observed[:, estimated]
 
 
 def masked_loss(estimates: Tensor, truth: Tensor, observed: Tensor, cell_weights: Tensor) -> Tensor:
@@ -142,10 +143,12 @@ def retrain(
 
 
 def network_config(settings: Settings) -> dict[str, Any]:
-    """Return the chosen architecture's options, with the frame size of the region."""
+    """Return the configuration of the chosen architecture: its preset for the region's frames and the options."""
+    chosen = settings.model
     height, width = Grid.from_region(settings.region).shape
-    options = settings.model.options.get(settings.model.name, {})
-    return {**options, "height": height, "width": width, "forcing_channels": 1}
+    sequence = {"input_frames": chosen.input_days} if is_direct(chosen.name) else {}
+    options = {**chosen.options.get(chosen.name, {}), **sequence, "forcing_channels": 1}
+    return configure(chosen.name, chosen.preset, height=height, width=width, **options)
 
 
 def _windows(settings: Settings, anomaly: xr.DataArray) -> tuple[Windows, Windows]:

@@ -5,90 +5,54 @@ Attention). Frames are ``(B, channels, height, width)``, tokens ``(B, L, C)``, p
 centres of the first and last token.
 """
 
-from collections.abc import Iterator, Sequence
 from math import ceil
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from datlstm.models.layers import (
-    Block,
-    CellState,
-    GatedCell,
-    Grid,
-    PatchEmbed,
-    PatchExpanding,
-    PatchInflate,
-    PatchMerging,
-    WindowAttention,
-    attend,
-    check_sequence,
-    rollout,
-    stage_rates,
-)
-from datlstm.settings import Frozen, PositiveInt
+from datlstm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Stage
+from datlstm.models.frames import Grid
+from datlstm.models.layers import WindowAttention, attend
+from datlstm.settings import PositiveInt
 
 BIAS_STD = 0.01
 """Spread of the learnt relative biases at the start."""
 
 
-class Stage(NamedTuple):
-    """One cell of the encoder or decoder: its token grid, width, heads, groups and each block's drop-path rate."""
-
-    grid: Grid
-    channels: int
-    heads: int
-    groups: int
-    drop_rates: list[float]
-
-
-class DatLSTMConfig(Frozen):
+class DatLSTMConfig(EncoderDecoderConfig):
     """Size and shape of a DatLSTM; the defaults are the published model.
 
-    ``down`` are the encoder's depths from the finest grid to the coarsest; ``up`` the decoder's, **also** from the
-    finest to the coarsest, so that the first cell of the decoder has depth ``up[-1]``. ``heads`` and ``groups`` list
-    the encoder's cells and then the decoder's in the order they run. ``offset_range`` bounds how many key spacings a
-    key may wander; a negative one lets it wander freely inside the map.
-    Head ``sigmoid`` gives frames in 0 … 1; ``increment`` adds to the frame that was fed, and starts as persistence.
-    ``centred_reference_points`` spreads the keys evenly over the map instead of as published (shifted down and right).
-    ``checkpoint_steps`` trades time for memory in training.
+    ``heads`` and ``groups`` list the encoder's cells and then the decoder's in the order they run. ``offset_range``
+    bounds how many key spacings a key may wander; a negative one lets it wander freely inside the map.
+    ``uncentred_keys`` is a quirk of the published model: its keys lie shifted down and right, the last row and column
+    outside the map; without it they are spread evenly.
     """
 
-    height: PositiveInt
-    width: PositiveInt
-    forcing_channels: Annotated[int, Field(ge=0)] = 0
-    patch: PositiveInt = 2
-    embed: PositiveInt = 128
-    down: tuple[PositiveInt, ...] = (2, 6)
-    up: tuple[PositiveInt, ...] = (6, 2)
     heads: tuple[PositiveInt, ...] = (4, 8, 16, 8)
     groups: tuple[PositiveInt, ...] = (2, 4, 8, 4)
-    window: PositiveInt = 4
     key_stride: PositiveInt = 2
     kernel: PositiveInt = 3
     offset_range: float = 2.0
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    head: Literal["sigmoid", "increment"] = "sigmoid"
-    centred_reference_points: bool = False
-    checkpoint_steps: bool = False
+    uncentred_keys: bool = True
+
+    @classmethod
+    def _sized(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "heads": (1, 2), "groups": (1, 1), "uncentred_keys": False}
 
     @model_validator(mode="after")
-    def _lists_fit(self) -> Self:
-        levels = len(self.down)
-        if levels == 0 or len(self.up) != levels:
-            raise ValueError(f"down and up need the same number of depths, at least 1; got {self.down} and {self.up}")
+    def _groups_fit(self) -> Self:
         for name, values in (("heads", self.heads), ("groups", self.groups)):
-            if len(values) != 2 * levels:
-                raise ValueError(f"{name} needs {2 * levels} entries for {levels} levels; got {values}")
+            if len(values) != 2 * len(self.down):
+                raise ValueError(f"{name} needs {2 * len(self.down)} entries for {len(self.down)} levels; got {values}")
         for stage in (*self.encoder_stages(), *self.decoder_stages()):
-            if stage.channels % stage.heads or stage.heads % stage.groups:
+            groups = self.groups[stage.position]
+            if stage.channels % stage.heads or stage.heads % groups:
                 raise ValueError(
-                    f"a cell of {stage.channels} channels has {stage.heads} heads in {stage.groups} groups; heads must "
+                    f"a cell of {stage.channels} channels has {stage.heads} heads in {groups} groups; heads must "
                     f"divide channels and groups must divide heads"
                 )
         return self
@@ -98,33 +62,17 @@ class DatLSTMConfig(Frozen):
         """Zeros around the map before the offset convolution."""
         return self.kernel // 2 if self.kernel != self.key_stride else 0
 
-    def encoder_stages(self) -> Iterator[Stage]:
-        """Yield the encoder's stages from the finest to the coarsest."""
-        rates = stage_rates(self.drop_path, self.down)
-        for level in range(len(self.down)):
-            yield self._stage(level, level, rates[level])
+    def heads_at(self, position: int) -> int:
+        """Return the heads of the cell that runs at ``position``."""
+        return self.heads[position]
 
-    def decoder_stages(self) -> Iterator[Stage]:
-        """Yield the decoder's stages from the coarsest to the finest; rates fall along a stage's blocks."""
-        levels = len(self.up)
-        rates = stage_rates(self.drop_path, self.up)
-        for position in range(levels):
-            yield self._stage(levels - position, levels + position, rates[levels - 1 - position][::-1])
+    def keys(self, size: int) -> int:
+        """Return how many keys lie along an axis of ``size`` tokens."""
+        return (size + 2 * self.padding - self.kernel) // self.key_stride + 1
 
-    def grid(self, level: int) -> Grid:
-        """Return the token grid after ``level`` mergings, the frame padded so that every stage can be tiled."""
-        return self._tokens(self.height, level), self._tokens(self.width, level)
-
-    def _tokens(self, cells: int, level: int) -> int:
-        # Two keys at least along each axis: one key has no spacing to scale its offset by.
-        fewest = self.key_stride + self.kernel - 2 * self.padding
-        unit = self.patch * self.window * 2 ** len(self.down)
-        windows = max(ceil(cells / unit), ceil(fewest / self.window))
-        return windows * self.window * 2 ** (len(self.down) - level)
-
-    def _stage(self, level: int, position: int, drop_rates: list[float]) -> Stage:
-        channels = self.embed * 2**level
-        return Stage(self.grid(level), channels, self.heads[position], self.groups[position], drop_rates)
+    def tiles(self, grid: Grid) -> bool:
+        """Whether windows tile a grid and it has two keys along each axis: one has no spacing to scale offsets by."""
+        return all(size % self.window == 0 and self.keys(size) >= 2 for size in grid)
 
 
 class DisplacementBias(nn.Module):
@@ -186,8 +134,9 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, stage: Stage, config: DatLSTMConfig) -> None:
         super().__init__()
-        channels, self.grid, self.heads, self.groups = stage.channels, stage.grid, stage.heads, stage.groups
-        width = channels // stage.groups
+        channels, self.grid, self.heads = stage.channels, stage.grid, stage.heads
+        self.groups = config.groups[stage.position]
+        width = channels // self.groups
         self.offset_range = config.offset_range
         self.query = nn.Linear(channels, channels)
         self.offset_convolution = nn.Conv2d(
@@ -200,9 +149,9 @@ class DeformableAttention(nn.Module):
         self._place_keys(config)
 
     def _place_keys(self, config: DatLSTMConfig) -> None:
-        rows, columns = ((size + 2 * config.padding - config.kernel) // config.key_stride + 1 for size in self.grid)
+        rows, columns = map(config.keys, self.grid)
         spacings = torch.tensor([rows - 1, columns - 1])
-        extent = torch.tensor([rows, columns]) if config.centred_reference_points else spacings
+        extent = spacings if config.uncentred_keys else torch.tensor([rows, columns])
         place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
         self.register_buffer("reference_points", 2 * (place + 0.5) / extent - 1, persistent=False)
         self.register_buffer("offset_scale", self.offset_range / spacings, persistent=False)
@@ -240,68 +189,13 @@ class DeformableAttention(nn.Module):
         return rearrange(tokens, "b (h w) (g c) -> (b g) c h w", h=self.grid[0], g=self.groups)
 
 
-class DatLSTM(nn.Module):
-    """The recurrent forecaster; see `DatLSTMConfig`. A frame of any height and width is padded with zeros inside."""
+class DatLSTM(EncoderDecoder):
+    """The recurrent forecaster whose even blocks attend inside windows, odd blocks to deformed keys."""
 
     def __init__(self, config: DatLSTMConfig) -> None:
-        super().__init__()
-        self.config = config
-        encoder, decoder = list(config.encoder_stages()), list(config.decoder_stages())
-        self.embed = PatchEmbed(1 + config.forcing_channels, config.patch, config.embed)
-        self.encoder = nn.ModuleList(_cell(stage, config) for stage in encoder)
-        self.merging = nn.ModuleList(PatchMerging(stage.grid, stage.channels) for stage in encoder)
-        self.decoder = nn.ModuleList(_cell(stage, config) for stage in decoder)
-        self.expanding = nn.ModuleList(PatchExpanding(stage.grid, stage.channels) for stage in decoder)
-        self.inflate = PatchInflate(config.grid(0), config.patch, config.embed)
-        if config.head == "increment":
-            for parameter in self.inflate.parameters():
-                nn.init.zeros_(parameter)
+        def attention(index: int, stage: Stage) -> nn.Module:
+            if index % 2:
+                return DeformableAttention(stage, config)
+            return WindowAttention(stage.grid, stage.channels, stage.heads, config.window, BIAS_STD)
 
-    def forward(self, frames: Tensor, lead_frames: int, forcing: Tensor | None = None) -> Tensor:
-        """Forecast ``lead_frames`` frames from ``frames`` ``(B, T, 1, H, W)``, the last one the newest.
-
-        ``forcing`` ``(B, T - 1 + lead_frames, forcing_channels, H, W)`` is known in advance for every step. Returns
-        ``(B, T - 1 + lead_frames, 1, H, W)``: estimates of frames 2 ... T, then the forecast. Predictions are fed back
-        with their gradient. Raises `ValueError` for inputs of another shape.
-        """
-        size = (self.config.height, self.config.width)
-        check_sequence(frames, lead_frames, forcing, size=size, forcing_channels=self.config.forcing_channels)
-        recompute = self.config.checkpoint_steps and torch.is_grad_enabled()
-        return rollout(self._recomputed_step if recompute else self.step, frames, lead_frames, forcing)
-
-    def step(self, frame: Tensor, states: list[CellState] | None) -> tuple[Tensor, list[CellState]]:
-        """Return the estimate ``(B, 1, H, W)`` of the next frame and the new states of all cells.
-
-        ``frame`` ``(B, 1 + forcing_channels, H, W)`` holds SST first; ``states`` is none at the first step.
-        """
-        cells, resamplings = (*self.encoder, *self.decoder), (*self.merging, *self.expanding)
-        tokens = self.embed(self._pad(frame))
-        given: Sequence[CellState | None] = [None] * len(cells) if states is None else states
-        new_states: list[CellState] = []
-        for cell, resampling, state in zip(cells, resamplings, given, strict=True):
-            new_states.append(cell(tokens, state))
-            tokens = resampling(new_states[-1][0])
-        change = self.inflate(tokens)[..., : self.config.height, : self.config.width]
-        return (torch.sigmoid(change) if self.config.head == "sigmoid" else frame[:, :1] + change), new_states
-
-    def _recomputed_step(self, frame: Tensor, states: list[CellState] | None) -> tuple[Tensor, list[CellState]]:
-        return checkpoint(self.step, frame, states, use_reentrant=False)
-
-    def _pad(self, frame: Tensor) -> Tensor:
-        height, width = self.inflate.size
-        return F.pad(frame, (0, width - self.config.width, 0, height - self.config.height))
-
-
-def _cell(stage: Stage, config: DatLSTMConfig) -> GatedCell:
-    return GatedCell(
-        [
-            Block(stage.channels, _attention(index, stage, config), mixes=index % 2 == 0, drop_path=rate)
-            for index, rate in enumerate(stage.drop_rates)
-        ]
-    )
-
-
-def _attention(index: int, stage: Stage, config: DatLSTMConfig) -> nn.Module:
-    if index % 2:
-        return DeformableAttention(stage, config)
-    return WindowAttention(stage.grid, stage.channels, stage.heads, config.window, BIAS_STD)
+        super().__init__(config, attention)

@@ -1,12 +1,12 @@
-"""Parts that the recurrent forecasters share: token maps, attention windows, the gated cell and the closed loop.
+"""Parts that the gated forecasters share: token maps, attention windows, transformer blocks and the gated cell.
 
 Frames are ``(B, channels, height, width)``. Token maps are ``(B, rows * columns, C)``, row-major: token
 ``y * columns + x``. Linear and convolution layers keep torch's default initialisation, as the published models do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,13 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-Grid = tuple[int, int]
-"""Rows and columns of a token map."""
+from datlstm.models.frames import Grid
 
 CellState = tuple[Tensor, Tensor]
 """Hidden map and memory map of one gated cell, each ``(B, L, C)``."""
-
-StateT = TypeVar("StateT")
 
 
 class PatchEmbed(nn.Module):
@@ -71,18 +68,18 @@ class PatchExpanding(nn.Module):
 
 
 class PatchInflate(nn.Module):
-    """Turn tokens into a one-channel frame by a transposed convolution of stride ``patch``, kernel ``2 patch - 1``."""
+    """Turn tokens into a frame by a transposed convolution of stride ``patch``, kernel ``2 patch - 1``."""
 
-    def __init__(self, grid: Grid, patch: int, channels: int) -> None:
+    def __init__(self, grid: Grid, patch: int, channels: int, frame_channels: int) -> None:
         super().__init__()
         self.patch = patch
         self.size = (grid[0] * patch, grid[1] * patch)
         self.convolution = nn.ConvTranspose2d(
-            channels, 1, 2 * patch - 1, stride=patch, padding=patch - 1, output_padding=patch - 1
+            channels, frame_channels, 2 * patch - 1, stride=patch, padding=patch - 1, output_padding=patch - 1
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map ``(B, h * w, C)`` to ``(B, 1, h * patch, w * patch)``."""
+        """Map ``(B, h * w, C)`` to ``(B, frame_channels, h * patch, w * patch)``."""
         # A product and an overlap-add: several times faster on CPU than torch's transposed convolution to one channel.
         kernel, bias = self.convolution.weight, cast(Tensor, self.convolution.bias)
         stamps = (tokens @ kernel.flatten(1)).mT
@@ -106,29 +103,48 @@ class StochasticDepth(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside windows that tile the grid, with a learnt bias per relative position (Liu et al. 2021)."""
+    """Self-attention inside windows that tile the grid, with a learnt bias per relative position (Liu et al. 2021).
+
+    A ``shift`` moves the windows down and to the right, around the map's edges; tokens that only the wrap brings into
+    one window don't see each other.
+    """
 
     relative_index: Tensor
+    separation: Tensor | None
 
-    def __init__(self, grid: Grid, channels: int, heads: int, window: int, bias_std: float) -> None:
+    def __init__(self, grid: Grid, channels: int, heads: int, window: int, bias_std: float, *, shift: int = 0) -> None:
         super().__init__()
-        self.grid, self.heads, self.window = grid, heads, window
+        self.grid, self.heads, self.window, self.shift = grid, heads, window, shift
         self.qkv = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
         self.relative_bias = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_bias, std=bias_std)
         self.register_buffer("relative_index", relative_position_index(window), persistent=False)
+        separation = window_separation(grid, window, shift) if shift else None
+        self.register_buffer("separation", separation, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map ``(B, h * w, C)`` to the same shape."""
         rows, columns = (size // self.window for size in self.grid)
         layout = {"h": rows, "w": columns, "p": self.window, "q": self.window}
         query, key, value = rearrange(
-            self.qkv(tokens), "b (h p w q) (k n d) -> k (b h w) n (p q) d", k=3, n=self.heads, **layout
+            self._rolled(self.qkv(tokens), -self.shift),
+            "b (h p w q) (k n d) -> k b (h w) n (p q) d",
+            k=3,
+            n=self.heads,
+            **layout,
         )
         bias = F.embedding(self.relative_index, self.relative_bias).permute(2, 0, 1)
+        if self.separation is not None:
+            bias = bias + self.separation
         mixed = attend(query, key, value, bias)
-        return self.output(rearrange(mixed, "(b h w) n (p q) d -> b (h p w q) (n d)", **layout))
+        mixed = rearrange(mixed, "b (h w) n (p q) d -> b (h p w q) (n d)", **layout)
+        return self._rolled(self.output(mixed), self.shift)
+
+    def _rolled(self, tokens: Tensor, by: int) -> Tensor:
+        if not by:
+            return tokens
+        return tokens.unflatten(1, self.grid).roll((by, by), (1, 2)).flatten(1, 2)
 
 
 class Block(nn.Module):
@@ -191,6 +207,18 @@ def relative_position_index(window: int) -> Tensor:
     return displacement[..., 0] * (2 * window - 1) + displacement[..., 1]
 
 
+def window_separation(grid: Grid, window: int, shift: int) -> Tensor:
+    """Return ``(windows, 1, window**2, window**2)``: -100 between tokens that only a roll by ``shift`` made neighbours.
+
+    The rolled map falls into 3 x 3 regions, cut one window and one shift before its end.
+    """
+    rows, columns = (
+        (torch.arange(size) >= size - window).long() + (torch.arange(size) >= size - shift).long() for size in grid
+    )
+    regions = rearrange(3 * rows[:, None] + columns, "(h p) (w q) -> (h w) (p q)", p=window, q=window)
+    return -100.0 * (regions[:, None, :, None] != regions[:, None, None, :])
+
+
 def like(reference: Tensor, tokens: Tensor) -> Tensor:
     """Return ``tokens`` in the dtype of ``reference``: under autocast maps and states must stay in full precision."""
     return tokens.to(reference.dtype)
@@ -201,45 +229,3 @@ def stage_rates(largest: float, depths: Sequence[int]) -> list[list[float]]:
     rates = np.linspace(0, largest, sum(depths)).tolist()
     ends = np.cumsum([0, *depths]).tolist()
     return [rates[first:last] for first, last in pairwise(ends)]
-
-
-def check_sequence(
-    frames: Tensor, lead_frames: int, forcing: Tensor | None, *, size: Grid, forcing_channels: int
-) -> None:
-    """Raise `ValueError` unless the inputs of a forecast of ``lead_frames`` frames fit a model of frame ``size``."""
-    if frames.dim() != 5 or frames.shape[1] < 1 or tuple(frames.shape[2:]) != (1, *size):
-        raise ValueError(
-            f"frames have shape {tuple(frames.shape)}; "
-            f"this model takes (batch, at least 1 day, 1, {size[0]}, {size[1]})"
-        )
-    if lead_frames < 1:
-        raise ValueError(f"lead_frames is {lead_frames}; ask for at least one")
-    if forcing is None and forcing_channels == 0:
-        return
-    steps = frames.shape[1] + lead_frames - 1
-    expected = (frames.shape[0], steps, forcing_channels, *size)
-    if forcing is None or tuple(forcing.shape) != expected:
-        got = "no forcing" if forcing is None else f"forcing of shape {tuple(forcing.shape)}"
-        raise ValueError(f"got {got}; {steps} steps of this model take {expected}")
-
-
-def rollout(
-    step: Callable[[Tensor, StateT | None], tuple[Tensor, StateT]],
-    frames: Tensor,
-    lead_frames: int,
-    forcing: Tensor | None,
-) -> Tensor:
-    """Run the closed loop: feed every given frame, then the model's own predictions, gradient included.
-
-    ``frames`` ``(B, T, 1, H, W)``, ``forcing`` ``(B, T - 1 + lead_frames, F, H, W)`` or none. Returns
-    ``(B, T - 1 + lead_frames, 1, H, W)``: estimates of frames 2 ... T, then of the ``lead_frames`` after them.
-    """
-    predictions: list[Tensor] = []
-    state: StateT | None = None
-    for index in range(frames.shape[1] - 1 + lead_frames):
-        frame = frames[:, index] if index < frames.shape[1] else predictions[-1]
-        if forcing is not None:
-            frame = torch.cat([frame, forcing[:, index]], dim=1)
-        prediction, state = step(frame, state)
-        predictions.append(prediction)
-    return torch.stack(predictions, dim=1)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from datlstm.errors import SettingsError
 from datlstm.models import build
-from datlstm.models.datlstm import DatLSTM, DatLSTMConfig, DeformableAttention, Stage
-from datlstm.models.layers import PatchInflate, StochasticDepth, rollout
+from datlstm.models.datlstm import DatLSTM, DatLSTMConfig, DeformableAttention
+from datlstm.models.encoder_decoder import Stage
+from datlstm.models.layers import PatchInflate, StochasticDepth
 
 SMALL: dict[str, Any] = {
     "height": 12,
@@ -36,6 +37,11 @@ def small(**changes: Any) -> DatLSTM:
 
 def days(count: int, *, batch: int = 2, channels: int = 1, size: tuple[int, int] = (12, 18)) -> Tensor:
     return torch.rand(batch, count, channels, *size)
+
+
+def deformable(grid: tuple[int, int], heads: int, groups: int, **options: Any) -> DeformableAttention:
+    config = DatLSTMConfig(**{**SMALL, "embed": 16, "heads": (heads, 1), "groups": (groups, 1), **options})
+    return DeformableAttention(Stage(0, grid, 16, heads, []), config)
 
 
 def literal_positions(attention: DeformableAttention, query: Tensor, centred: bool) -> Tensor:
@@ -94,8 +100,7 @@ def literal_attention(attention: DeformableAttention, tokens: Tensor, centred: b
 def test_deformable_attention_equals_reading_the_bias_of_every_pair(
     grid: tuple[int, int], heads: int, groups: int, offset_range: float, centred: bool
 ) -> None:
-    config = DatLSTMConfig(height=64, width=64, offset_range=offset_range, centred_reference_points=centred)
-    attention = DeformableAttention(Stage(grid, 16, heads, groups, []), config).double()
+    attention = deformable(grid, heads, groups, offset_range=offset_range, uncentred_keys=not centred).double()
     nn.init.normal_(attention.relative_bias.table)
     nn.init.normal_(attention.offset.weight, std=2)
     tokens = torch.randn(3, grid[0] * grid[1], 16, dtype=torch.float64, requires_grad=True)
@@ -111,21 +116,19 @@ def test_deformable_attention_equals_reading_the_bias_of_every_pair(
 
 
 def test_centred_keys_without_offset_lie_symmetrically_on_the_map() -> None:
-    attention = DeformableAttention(
-        Stage((6, 8), 8, 2, 1, []), DatLSTMConfig(height=64, width=64, centred_reference_points=True)
-    )
+    attention = deformable((6, 8), 2, 1, uncentred_keys=False)
     nn.init.zeros_(attention.offset.weight)
-    positions = attention.key_positions(torch.randn(1, 48, 8))
+    positions = attention.key_positions(torch.randn(1, 48, 16))
     torch.testing.assert_close(positions.mean(dim=2), torch.zeros(1, 1, 2))
     assert positions.abs().max() < 1
 
 
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_patch_inflate_is_a_transposed_convolution(patch: int) -> None:
-    inflate = PatchInflate((3, 5), patch, 6)
+@pytest.mark.parametrize(("patch", "frame_channels"), [(1, 1), (2, 3), (4, 1)])
+def test_patch_inflate_is_a_transposed_convolution(patch: int, frame_channels: int) -> None:
+    inflate = PatchInflate((3, 5), patch, 6, frame_channels)
     tokens = torch.randn(2, 15, 6)
     expected = inflate.convolution(tokens.mT.unflatten(2, (3, 5)))
-    assert expected.shape == (2, 1, 3 * patch, 5 * patch)
+    assert expected.shape == (2, frame_channels, 3 * patch, 5 * patch)
     torch.testing.assert_close(inflate(tokens), expected)
 
 
@@ -215,7 +218,7 @@ def test_stepping_by_hand_gives_the_same_forecast() -> None:
     states, outputs = None, list[Tensor]()
     for index in range(3):
         frame = frames[:, index] if index < 2 else outputs[-1]
-        output, states = model.step(torch.cat([frame, forcing[:, index]], dim=1), states)
+        output, states = model.step(frame, forcing[:, index], states)
         outputs.append(output)
     assert torch.equal(torch.stack(outputs, dim=1), model(frames, 2, forcing))
 
@@ -226,18 +229,6 @@ def test_forcing_of_a_step_reaches_that_step_and_no_earlier_one() -> None:
     changed[:, 3] += 1
     difference = (model(frames, 3, changed) - model(frames, 3, forcing)).abs().amax(dim=(0, 2, 3, 4))
     assert torch.equal(difference[:3], torch.zeros(3)) and (difference[3:] > 0).all()
-
-
-def test_rollout_feeds_back_its_predictions_with_their_gradient() -> None:
-    frames = torch.tensor([1.0, 10.0], requires_grad=True)
-
-    def double(frame: Tensor, calls: int | None) -> tuple[Tensor, int]:
-        return 2 * frame, (calls or 0) + 1
-
-    output = rollout(double, frames.view(1, 2, 1, 1, 1), 3, None)
-    assert output.flatten().tolist() == [2, 20, 40, 80]
-    output[0, -1].sum().backward()
-    assert frames.grad is not None and frames.grad.tolist() == [0, 8]
 
 
 def test_recomputing_steps_changes_no_gradient() -> None:
@@ -255,7 +246,7 @@ def test_recomputing_steps_changes_no_gradient() -> None:
 def test_half_precision_products_keep_frames_and_states_in_full_precision() -> None:
     model, frames = small().eval(), days(3)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        output, (states, *_) = model.step(frames[:, 0], None)
+        output, (states, *_) = model.step(frames[:, 0], None, None)
         forecast = model(frames, 3)
     assert {output.dtype, states[0].dtype, states[1].dtype} == {torch.float32}
     torch.testing.assert_close(forecast, model(frames, 3), atol=0.03, rtol=0)
@@ -288,16 +279,17 @@ def test_drop_path_rises_through_the_encoder_and_restarts_backwards_in_the_decod
 
 def test_encoder_and_decoder_stages_have_the_published_sizes() -> None:
     config = DatLSTMConfig(height=64, width=64)
-    sizes = [stage[:4] for stage in (*config.encoder_stages(), *config.decoder_stages())]
+    stages = (*config.encoder_stages(), *config.decoder_stages())
+    sizes = [(*stage[1:4], config.groups[stage.position]) for stage in stages]
     assert sizes == [((32, 32), 128, 4, 2), ((16, 16), 256, 8, 4), ((8, 8), 512, 16, 8), ((16, 16), 256, 8, 4)]
 
 
 @pytest.mark.parametrize(
     ("frames", "lead_frames", "forcing", "message"),
     [
-        (torch.zeros(2, 3, 1, 12, 17), 2, torch.zeros(2, 4, 1, 12, 18), r"\(batch, at least 1 day, 1, 12, 18\)"),
+        (torch.zeros(2, 3, 1, 12, 17), 2, torch.zeros(2, 4, 1, 12, 18), r"\(batch, at least 1 frame, 1, 12, 18\)"),
         (torch.zeros(2, 3, 12, 18), 2, torch.zeros(2, 4, 1, 12, 18), "frames have shape"),
-        (torch.zeros(2, 0, 1, 12, 18), 2, torch.zeros(2, 1, 1, 12, 18), "at least 1 day"),
+        (torch.zeros(2, 0, 1, 12, 18), 2, torch.zeros(2, 1, 1, 12, 18), "at least 1 frame"),
         (torch.zeros(2, 3, 1, 12, 18), 0, torch.zeros(2, 2, 1, 12, 18), "lead_frames is 0"),
         (torch.zeros(2, 3, 1, 12, 18), 2, None, "no forcing"),
         (torch.zeros(2, 3, 1, 12, 18), 2, torch.zeros(2, 3, 1, 12, 18), r"4 steps .* take \(2, 4, 1, 12, 18\)"),
