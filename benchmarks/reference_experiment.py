@@ -7,32 +7,16 @@ and the registry of ``DATLSTM_STORE``. Test: every forecast whose valid day lies
 import argparse
 import resource
 import time
+from datetime import date
 
-import pandas as pd
-import xarray as xr
-
-from datlstm.archive import Archive
 from datlstm.bundle import Bundle
-from datlstm.forecasting import forecast, reference_forecasts
+from datlstm.comparison.sst import hindcast_scores
 from datlstm.registry import champion_id
-from datlstm.settings import Settings, load_settings
+from datlstm.settings import load_settings
 from datlstm.store import Store
-from datlstm.verification import pooled_rmse, score, valid_truth
+from datlstm.verification import pooled_rmse
 
-TEST_DAYS = pd.date_range("2015-01-01", "2018-12-31")
-
-
-def rmse_by_lead(settings: Settings, bundle: Bundle) -> xr.DataArray:
-    """Return the RMSE over the test days, °C, ``(forecaster, lead_time)``."""
-    reach = pd.Timedelta(days=bundle.lead_days)
-    inits = pd.date_range(TEST_DAYS[0] - reach, TEST_DAYS[-1] - pd.Timedelta(days=1))
-    first = inits[0] - pd.Timedelta(days=bundle.input_days - 1)
-    sst = Archive(settings).read(first.date(), TEST_DAYS[-1].date())["sst"].load()
-    forecasts = {bundle.forecaster: forecast(bundle, sst, inits), **reference_forecasts(bundle, sst, inits)}
-    valid_time = forecasts["climatology"]["valid_time"]
-    tested = (valid_time >= TEST_DAYS[0]) & (valid_time <= TEST_DAYS[-1])
-    truth = valid_truth(sst, valid_time).where(tested)
-    return pooled_rmse(score(forecasts, truth, forecasts["climatology"]))
+TEST_PERIOD = (date(2015, 1, 1), date(2018, 12, 31))
 
 
 def main() -> None:
@@ -48,8 +32,8 @@ def main() -> None:
     if bundle_id is None:
         parser.error("no champion: run `datlstm retrain` or give --bundle")
     bundle = Bundle.load(store, bundle_id)
-    rmse = rmse_by_lead(settings, bundle)
-    print(f"RMSE (°C) of {bundle_id} over {TEST_DAYS.size} test days\n")
+    rmse = pooled_rmse(hindcast_scores(settings, bundle, TEST_PERIOD))
+    print(f"RMSE (°C) of {bundle_id} over valid days {TEST_PERIOD[0]} … {TEST_PERIOD[1]}\n")
     print("| forecaster | " + " | ".join(f"day {lead}" for lead in rmse["lead_time"].values) + " |")
     print("|---" * (1 + rmse.sizes["lead_time"]) + "|")
     for name in rmse["forecaster"].values:

@@ -1,11 +1,12 @@
 """``datlstm …``: the verbs of the flows, for hands."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datlstm.clock import today
-from datlstm.errors import DatlstmError
+from datlstm.errors import DatlstmError, SettingsError
 from datlstm.settings import Settings, load_settings, shipped_regions
 
 # Prefect reads these at import: its embedded server needs longer than its default on a small machine, and says nothing
@@ -161,6 +162,29 @@ def export(
     console.print(f"forecast from {_guarded(act)} written to {path}")
 
 
+@app.command("convert-weights")
+def convert_weights(
+    published: Annotated[Path, typer.Argument(help="The published state dict: .safetensors, .pt, .pth or .npz.")],
+    path: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    name: Annotated[str, typer.Option("--model", help="The architecture, for example swinlstm-d.")],
+    height: Annotated[int | None, typer.Option(help="Height of the frames, where the weights don't tell.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the frames, where the weights don't tell.")] = None,
+    options: Annotated[str, typer.Option(help="Further options of the configuration, as JSON.")] = "{}",
+) -> None:
+    """Convert weights of a published implementation, with the configuration that their shapes tell."""
+    from datlstm.published import convert
+    from datlstm.published.files import read_entries, write_network
+
+    sizes = {side: cells for side, cells in (("height", height), ("width", width)) if cells}
+
+    def act() -> int:
+        config, weights = convert(name, read_entries(published), **{**_json_object(options), **sizes})
+        write_network(path, name, config, weights)
+        return sum(value.numel() for value in weights.values())
+
+    console.print(f"{_guarded(act):,} parameters of a {name} written to {path}", highlight=False)
+
+
 @app.command()
 def doctor(settings: SettingsName = None, as_of: AsOf = None) -> None:
     """Say what is configured, reachable, stale or missing; exits with 1 when something failed."""
@@ -180,6 +204,16 @@ def _settings(name: str | None) -> Settings:
     for variable, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     return _guarded(lambda: load_settings(name))
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"--options is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SettingsError(f'--options is not a JSON object such as {{"offset_range": 1}}: {text}')
+    return value
 
 
 def _day(given: datetime | None) -> date | None:

@@ -11,7 +11,9 @@ from datlstm.models.convlstm import ConvLSTM, ConvLSTMConfig
 from datlstm.models.datlstm import DatLSTM, DatLSTMConfig
 from datlstm.models.frames import ModelConfig
 from datlstm.models.predrnn import PredRNN, PredRNNConfig
+from datlstm.models.simvp import SimVP, SimVPConfig
 from datlstm.models.swinlstm import SwinLSTMB, SwinLSTMBConfig, SwinLSTMD, SwinLSTMDConfig
+from datlstm.models.tctn import TCTN, TCTNConfig
 
 Preset = Literal["reference", "operational"]
 
@@ -27,8 +29,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "convlstm": Architecture(ConvLSTMConfig, ConvLSTM),
     "datlstm": Architecture(DatLSTMConfig, DatLSTM),
     "predrnn": Architecture(PredRNNConfig, PredRNN),
+    "simvp": Architecture(SimVPConfig, SimVP),
     "swinlstm-b": Architecture(SwinLSTMBConfig, SwinLSTMB),
     "swinlstm-d": Architecture(SwinLSTMDConfig, SwinLSTMD),
+    "tctn": Architecture(TCTNConfig, TCTN),
 }
 
 

@@ -104,26 +104,46 @@ class DisplacementBias(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Map key positions ``(B, groups, keys, 2)`` to biases ``(B, heads, h * w, keys)``."""
-        batch, _, keys, _ = positions.shape
         corner = (1 - positions) * self.half_extent + self.margin
         corner = corner.repeat_interleave(self.heads_per_group, dim=1)
         pixel = corner.detach().floor()
-        crops = self._crops(pixel.long())
         near = torch.stack([pixel + 1 - corner, corner - pixel], dim=-1)
         stencils = near[..., 0, :, None] * near[..., 1, None, :]
-        # One convolution with a group per key: its native gradient is twice as fast as that of two interpolations.
-        count = stencils[..., 0, 0].numel()
-        blended = F.conv2d(crops.view(1, count, *crops.shape[-2:]), stencils.view(count, 1, 2, 2), groups=count)
-        return blended.view(batch, -1, keys, self.grid[0] * self.grid[1]).mT
-
-    def _crops(self, pixel: Tensor) -> Tensor:
-        """Read ``(h + 1, w + 1)`` table pixels from ``(B, heads, keys, 2)`` upper left corners."""
-        horizontal, vertical = self.margins[1], self.margins[0]
-        table = F.pad(self.table, (horizontal, horizontal, vertical, vertical))
-        segments = table.unfold(2, self.grid[1] + 1, 1)
         # A diverged model has positions that are not numbers; it must give such a loss, not read outside the table.
-        row, column = pixel.clamp(min=0).minimum(self.last).unsqueeze(-2).unbind(-1)
-        return F.embedding((self.lines + row) * segments.shape[2] + column, segments.flatten(0, 2))
+        place = pixel.long().clamp(min=0).minimum(self.last)
+        blended = self._blended_crops(place, stencils) if torch.is_grad_enabled() else self._bags(place, stencils)
+        return blended.unflatten(0, (len(positions), -1)).mT
+
+    def _bags(self, place: Tensor, stencils: Tensor) -> Tensor:
+        """Return ``(B * heads, keys, h * w)``: each line of biases is a weighted sum of four lines of the table."""
+        batch, heads, keys = place.shape[:3]
+        segments = self._padded_table().unfold(2, self.grid[1], 1)
+        stride = segments.shape[2]
+        first = self._lines(place, self.grid[0]) * stride + place[..., 1, None]
+        lines = torch.stack([first, first + 1, first + stride, first + stride + 1], dim=-1)
+        weights = stencils.view(batch, heads, keys, 1, 4).expand(lines.shape)
+        sums = F.embedding_bag(
+            lines.view(-1, 4), segments.flatten(0, 2), mode="sum", per_sample_weights=weights.reshape(-1, 4)
+        )
+        return sums.view(batch * heads, keys, -1)
+
+    def _blended_crops(self, place: Tensor, stencils: Tensor) -> Tensor:
+        """Return the same by one convolution with a group per key, whose gradient is cheaper than that of the bags."""
+        batch, heads, keys = place.shape[:3]
+        segments = self._padded_table().unfold(2, self.grid[1] + 1, 1)
+        lines = self._lines(place, self.grid[0] + 1) * segments.shape[2] + place[..., 1, None]
+        crops = F.embedding(lines, segments.flatten(0, 2))
+        count = batch * heads * keys
+        blended = F.conv2d(crops.view(1, count, *crops.shape[-2:]), stencils.view(count, 1, 2, 2), groups=count)
+        return blended.view(batch * heads, keys, -1)
+
+    def _lines(self, place: Tensor, count: int) -> Tensor:
+        """Return the table's lines ``(B, heads, keys, count)`` below the upper left corners ``(B, heads, keys, 2)``."""
+        return self.lines[..., :count] + place[..., :1]
+
+    def _padded_table(self) -> Tensor:
+        vertical, horizontal = self.margins
+        return F.pad(self.table, (horizontal, horizontal, vertical, vertical))
 
 
 class DeformableAttention(nn.Module):
@@ -166,7 +186,7 @@ class DeformableAttention(nn.Module):
         key_value = self.key_value(self._sample(tokens, positions))
         key, value = rearrange(key_value, "b k (two n d) -> two b n k d", two=2, n=self.heads)
         query = rearrange(query, "b l (n d) -> b n l d", n=self.heads)
-        mixed = attend(query, key, value, self.relative_bias(positions))
+        mixed = attend(query, key, value, self.relative_bias(positions), fused=not torch.is_grad_enabled())
         return self.output(rearrange(mixed, "b n l d -> b l (n d)"))
 
     def key_positions(self, query: Tensor) -> Tensor:

@@ -90,16 +90,19 @@ class PatchInflate(nn.Module):
 class StochasticDepth(nn.Module):
     """In training drop a residual branch for a whole sample with probability ``rate`` (Huang et al. 2016)."""
 
+    kept_share: Tensor
+
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
+        # A tensor, not a number: compiled code of one block then serves all blocks of its shape.
+        self.register_buffer("kept_share", torch.tensor(1 - rate), persistent=False)
 
     def forward(self, branch: Tensor) -> Tensor:
         """Return ``(B, ...)``, kept samples scaled by 1 / (1 - rate)."""
-        if not self.training or self.rate == 0:
+        if not self.training:
             return branch
-        kept = torch.full_like(branch[:, :1, :1], 1 - self.rate).bernoulli()
-        return branch * (kept / (1 - self.rate))
+        kept = torch.bernoulli(self.kept_share.expand(len(branch), *[1] * (branch.dim() - 1)))
+        return branch * (kept / self.kept_share).to(branch.dtype)
 
 
 class WindowAttention(nn.Module):
@@ -159,13 +162,15 @@ class Block(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
         )
-        self.drop_path = StochasticDepth(drop_path)
+        self.drop_path = stochastic_depth(drop_path)
 
-    def forward(self, tokens: Tensor, mix: Tensor) -> Tensor:
-        """Map ``(B, L, C)`` to the same shape; ``mix`` ``(B, L, C)`` is read only by a block that mixes."""
+    def forward(self, tokens: Tensor, mix: Tensor | None) -> Tensor:
+        """Map ``(B, L, C)`` to the same shape; only a block that mixes reads ``mix`` ``(B, L, C)``; none is zeros."""
         attended = self.norm1(tokens)
         if self.reduction is not None:
-            attended = self.reduction(torch.cat([attended, self.norm1(mix)], dim=-1))
+            # The norm of zeros is its bias: one token stands for all.
+            mixed = self.norm1.bias.expand_as(attended) if mix is None else self.norm1(mix)
+            attended = self.reduction(torch.cat([attended, mixed], dim=-1))
         tokens = tokens + self.drop_path(self.attention(attended))
         return tokens + self.drop_path(self.feed_forward(self.norm2(tokens)))
 
@@ -182,20 +187,31 @@ class GatedCell(nn.Module):
 
     def forward(self, tokens: Tensor, state: CellState | None) -> CellState:
         """Return the new state of ``(B, L, C)`` maps; its hidden map is also the cell's output. No state is zeros."""
-        hidden, memory = (torch.zeros_like(tokens),) * 2 if state is None else state
         flow = tokens
         for index, block in enumerate(self.blocks):
-            flow = block(flow, hidden if index == 0 else tokens)
-        gate = torch.sigmoid(flow)
-        memory = gate * (memory + torch.tanh(flow))
+            flow = block(flow, tokens if index else None if state is None else state[0])
+        gate, candidate = torch.sigmoid(flow), torch.tanh(flow)
+        memory = gate * (candidate if state is None else state[1] + candidate)
         return gate * torch.tanh(memory), memory
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Return softmax(q k' / sqrt(d) + bias) v for ``(..., n, queries, d)`` and ``(..., n, keys, d)``.
+def stochastic_depth(rate: float) -> nn.Module:
+    """Return what drops a residual branch with probability ``rate``; nothing at all for 0."""
+    return StochasticDepth(rate) if rate else nn.Identity()
 
-    Plain products: on CPU they beat torch's fused attention for small windows and wherever the bias is learnt.
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, *, fused: bool = False) -> Tensor:
+    """Return softmax(q k' / sqrt(d) + bias) v for ``(B, n, queries, d)`` and ``(B, n, keys, d)``.
+
+    ``fused`` asks for torch's fused attention, which a GPU always gets. On CPU plain products beat it for small windows
+    and wherever the bias is learnt.
     """
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype))
+    if fused:
+        # Autocast would round the bias as well, and copy it for that.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(query, key, value, bias)
     logits = (query * query.shape[-1] ** -0.5) @ key.mT + bias
     return logits.softmax(-1).to(value.dtype) @ value
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datlstm.errors import WeightsError
 from datlstm.models import build, configure
-from datlstm.published import convolutional, gated
+from datlstm.published import convolutional, gated, tctn
 from datlstm.published.state import PublishedState
 
 CONVERTERS: dict[str, Callable[[PublishedState], tuple[dict[str, Any], dict[str, Tensor]]]] = {
@@ -17,6 +17,7 @@ CONVERTERS: dict[str, Callable[[PublishedState], tuple[dict[str, Any], dict[str,
     "predrnn": convolutional.predrnn,
     "swinlstm-b": gated.swinlstm_b,
     "swinlstm-d": gated.swinlstm_d,
+    "tctn": tctn.tctn,
 }
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import literal
 from datlstm.models import build
 from datlstm.published import convert
-from tests.golden.recorded import entries, gradient_norms, load
+from tests.golden.recorded import entries, from_recipe, gradient_norms, load, meta
 
 ARCHITECTURE = {"dat": "datlstm", "swind": "swinlstm-d", "swinb": "swinlstm-b"}
 CASES = (
@@ -18,6 +19,7 @@ CASES = (
     "dat_oddeven_w2",
     "dat_defaultinit",
     "dat_threelevel",
+    "dat_full_recipe",
     "swind_small",
     "swind_oddeven",
     "swinb_small",
@@ -25,15 +27,25 @@ CASES = (
 )
 
 
-def converted(case: str, published: dict[str, Tensor], **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+@cache
+def published(case: str) -> dict[str, Tensor]:
+    """Return the recorded weights of a case, or those of the recipe that it was recorded with."""
+    recorded = entries(case)
+    if recorded:
+        return recorded
+    shapes = literal.EncoderDecoder(*literal.PUBLISHED["datlstm"]).state_dict()
+    return {name: from_recipe(name, tuple(value.shape), meta(case)["seed"]) for name, value in shapes.items()}
+
+
+def converted(case: str, state: dict[str, Tensor], **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Convert a recorded state dict for the recorded frames."""
     height, width = load(case)["x"].shape[-2:]
-    return convert(ARCHITECTURE[case.split("_")[0]], published, height=height, width=width, **options)
+    return convert(ARCHITECTURE[case.split("_")[0]], state, height=height, width=width, **options)
 
 
 def model_of(case: str) -> nn.Module:
     """Build the model of a case with the recorded weights, and no block ever dropped."""
-    config, weights = converted(case, entries(case), drop_path=0.0)
+    config, weights = converted(case, published(case), drop_path=0.0)
     model = build(ARCHITECTURE[case.split("_")[0]], config)
     model.load_state_dict(weights)
     return model
@@ -52,11 +64,11 @@ def trained(case: str) -> tuple[Tensor, float, dict[str, Tensor]]:
 
 def published_gradients(case: str) -> dict[str, Tensor]:
     """Return our gradients by published name: convert names as numbers, then follow each number to its place."""
-    published = {name: value for name, value in entries(case).items() if value.is_floating_point()}
-    ends = np.cumsum([value.numel() for value in published.values()])
+    floating = {name: value for name, value in published(case).items() if value.is_floating_point()}
+    ends = np.cumsum([value.numel() for value in floating.values()])
     places = {
         name: torch.arange(end - value.numel(), end, dtype=torch.float64).reshape(value.shape)
-        for (name, value), end in zip(published.items(), ends, strict=True)
+        for (name, value), end in zip(floating.items(), ends, strict=True)
     }
     flat = torch.full((int(ends[-1]),), torch.nan)
     _, ours = converted(case, places)

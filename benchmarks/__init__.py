@@ -1,0 +1,1 @@
+"""Measurements of speed and skill; each module runs by itself, ``python -m benchmarks.NAME``."""

@@ -1,0 +1,412 @@
+"""Architectures side by side on a sea-surface-temperature archive: one budget, one sample, beside the baselines.
+
+Every architecture is trained by `datlstm.training.retrain` from the same seed, on the same days, under the same stated
+budget, and scored by `datlstm.verification` on the same inits, days and cells. Bundles are saved but never promoted.
+What was trained once under the same conditions is found again by its record ``benchmark/<name>-<hash>.json``.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from rich.markup import escape
+from rich.table import Column, Table
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.benchmark import Timer
+
+from datlstm.archive import Archive
+from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
+from datlstm.errors import DatlstmError, NotEnoughDataError, SettingsError
+from datlstm.forecasting import anomaly_forecaster, forecast, reference_forecasts
+from datlstm.models import Preset, architecture
+from datlstm.registry import bundle_ids
+from datlstm.settings import Settings
+from datlstm.store import Store
+from datlstm.training import network_config, prepare, retrain
+from datlstm.verification import pooled_rmse, score, skill_card, valid_truth
+from datlstm.windows import Periods
+
+BLOCK_VALUES = 2**21
+"""Values of one forecaster, over inits, leads and cells, that are held at a time."""
+
+TRIAL_STEPS = 10
+"""Steps that are taken beforehand, to find how many fit into a budget of minutes."""
+
+TABLE_WIDTH = 200
+
+RESAMPLES = 1000
+BLOCK_DAYS = 20
+
+Period = tuple[date, date]
+Prepared = tuple[str, str]
+
+log = logging.getLogger(__name__)
+
+
+class Cost(NamedTuple):
+    """What a model took: ``minutes`` and ``steps`` of training, ``milliseconds`` of one forecast on one thread."""
+
+    parameters: int
+    steps: int
+    minutes: float
+    milliseconds: float
+
+
+class Skill(NamedTuple):
+    """RMSE by lead, °C; the mean over leads of 1 - MSE / MSE of damped persistence, and its 95 % interval."""
+
+    rmse: tuple[float, ...]
+    mean: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One forecaster of a comparison; a model without skill failed, and its note says why. A baseline has no cost."""
+
+    forecaster: str
+    skill: Skill | None
+    cost: Cost | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows over one sample: ``inits``, valid ``days`` and ``cells`` that were scored, in a closed ``period``."""
+
+    settings: Settings
+    period: Period
+    is_test: bool
+    inits: int
+    days: int
+    cells: int
+    rows: tuple[Row, ...]
+
+
+class PrecisionCost(NamedTuple):
+    """Root mean square difference, °C, that a lower precision makes: ``by_lead`` ``(lead_time,)`` and over all."""
+
+    overall: float
+    by_lead: xr.DataArray
+
+
+def budgeted(settings: Settings, preset: Preset, *, minutes: float | None = None, steps: int | None = None) -> Settings:
+    """Return the settings with a preset and a budget: minutes of training, or optimiser steps, or as they are.
+
+    Steps are rounded up to whole epochs. Raises `SettingsError` when both are given, or one that is not positive.
+    """
+    if minutes is not None and steps is not None:
+        raise SettingsError("a budget is stated in minutes or in steps: give one of them")
+    if any(given is not None and given <= 0 for given in (minutes, steps)):
+        raise SettingsError("a budget of no minutes or steps trains nothing: give a positive one")
+    training = settings.training.model_dump()
+    if minutes is not None:
+        training |= {"maximum_minutes": minutes}
+    if steps is not None:
+        epochs = min(training["epochs"], steps)
+        windows = math.ceil(steps / epochs) * training["batch_size"]
+        training |= {"epochs": epochs, "windows_per_epoch": windows, "maximum_minutes": None}
+    return settings.replace(model={**dict(settings.model), "preset": preset}, training=training)
+
+
+def compare(
+    settings: Settings, names: Sequence[str], test: Period | None = None, report: Callable[[str], None] = log.info
+) -> Comparison:
+    """Train the architectures ``names`` one after another and score them beside the baselines.
+
+    The sample is every forecast whose valid day lies in the closed period ``test``, in the validation period where
+    there is none; inputs may reach back before it. A model that fails has a row that says why. ``report`` is told how
+    far it is. Raises `SettingsError` for an architecture that does not exist and for test days that trained or selected
+    the weights, `NotEnoughDataError` when the archive is too short.
+    """
+    for name in names:
+        architecture(name)
+    snapshot = Archive(settings).snapshot_id()
+    period = _scored_period(settings, test, snapshot)
+    prepared = prepare(settings, snapshot)
+    baseline = Bundle.load(Store(settings.store), prepared[1])
+    reference = hindcast_scores(settings, baseline, period, snapshot)
+    rows = [Row(str(name), _skill(reference, str(name))) for name in reference["forecaster"].values]
+    for name in dict.fromkeys(names):
+        chosen = settings.replace(model={**dict(settings.model), "name": name})
+        rows.append(_contender(chosen, prepared, period, snapshot, reference, report))
+    sample = reference["n"].sel(forecaster=DAMPED_PERSISTENCE)
+    valid_time = sample["init_time"] + sample["lead_time"] * np.timedelta64(1, "D")
+    scored = sample.values > 0
+    days = len(np.unique(valid_time.values[scored]))
+    inits = int(scored.any(axis=1).sum())
+    return Comparison(settings, period, test is not None, inits, days, int(sample.max()), tuple(rows))
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the table as Markdown, what it was measured on below it."""
+    header, rows = _cells(comparison)
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{conditions(comparison)}\n"
+
+
+def terminal_table(comparison: Comparison) -> Table:
+    """Return the table for a terminal, `TABLE_WIDTH` columns wide or more."""
+    header, rows = _cells(comparison)
+    numbers = (Column(name, justify="right", no_wrap=True) for name in header[1:-1])
+    columns = [Column(header[0], no_wrap=True), *numbers, Column(header[-1])]
+    table = Table(*columns, box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def conditions(comparison: Comparison) -> str:
+    """Return in words what the table was measured on."""
+    training, (first, last) = comparison.settings.training, comparison.period
+    kind = "test" if comparison.is_test else "validation, on which the weights were selected:"
+    windows = training.windows_per_epoch or "all"
+    budget = f"{training.epochs} epochs of {windows} windows"
+    if training.maximum_minutes is not None:
+        budget = f"{training.maximum_minutes:g} minutes, in at most {training.epochs} epochs"
+    return (
+        f"RMSE in °C by lead in days; {kind} {first} … {last}: {comparison.inits} inits, {comparison.days} valid days, "
+        f"{comparison.cells} cells. Skill is the mean over leads of 1 - MSE / MSE of damped persistence, its 95 % "
+        f"interval by blocks of {BLOCK_DAYS} days. Budget of each model: {budget}, batches of {training.batch_size}, "
+        f"seed {training.seed}, {training.precision}. Milliseconds of one forecast on one CPU thread."
+    )
+
+
+def hindcast_scores(settings: Settings, bundle: Bundle, period: Period, snapshot_id: str | None = None) -> xr.Dataset:
+    """Return the scores, as `datlstm.verification.score`, of a bundle and the baselines fitted with it.
+
+    Scored is every forecast of an archive snapshot (default: the newest) whose valid day lies in the closed
+    ``period``, a block of inits at a time. Raises `NotEnoughDataError` when there is none.
+    """
+    reach = pd.Timedelta(days=bundle.lead_days)
+    inits = pd.date_range(pd.Timestamp(period[0]) - reach, pd.Timestamp(period[1]) - pd.Timedelta(days=1))
+    size = max(1, BLOCK_VALUES // bundle.damping.size)
+    archive = Archive(settings)
+    blocks = []
+    for start in range(0, len(inits), size):
+        block = inits[start : start + size]
+        first = block[0] - pd.Timedelta(days=bundle.input_days - 1)
+        sst = archive.read(first.date(), min((block[-1] + reach).date(), period[1]), snapshot_id)["sst"].load()
+        blocks.append(_block_scores(bundle, sst, block, period))
+    scored = xr.concat(blocks, "init_time")
+    if not scored["n"].any():
+        raise NotEnoughDataError(
+            f"no forecast of {bundle.id} can be scored in {period[0]} … {period[1]}: backfill days, or move the period"
+        )
+    return scored
+
+
+def precision_cost(bundle: Bundle, sst: xr.DataArray, init_times: pd.DatetimeIndex) -> PrecisionCost:
+    """Return how far a bundle's forecasts under bfloat16 autocast on the CPU are from those in float32.
+
+    ``sst`` and ``init_times`` are as for `datlstm.forecasting.forecast`; cells are weighted by area.
+    """
+    full = forecast(bundle, sst, init_times)
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = forecast(bundle, sst, init_times)
+    scored = score({"bfloat16": reduced}, full, full)
+    by_lead = pooled_rmse(scored).sel(forecaster="bfloat16", drop=True)
+    return PrecisionCost(float((by_lead**2).mean() ** 0.5), by_lead)
+
+
+@torch.inference_mode()
+def milliseconds_per_forecast(bundle: Bundle) -> float:
+    """Return the median time of one forecast by a bundle's network, batch 1, on one CPU thread."""
+    mask = bundle.normaliser.ocean_mask
+    shape = (1, bundle.input_days, 1, *mask.shape)
+    inputs = {
+        "model": anomaly_forecaster(bundle.network(), mask, bundle.damping),
+        "frames": torch.zeros(shape),
+        "observed": torch.from_numpy(mask.values).expand(shape),
+    }
+    return float(Timer("model(frames, observed)", globals=inputs).blocked_autorange(min_run_time=0.5).median) * 1e3
+
+
+def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    leads = comparison.settings.model.lead_days
+    cost = ["preset", "parameters", "steps", "minutes", "ms"]
+    header = ["model", *cost, *map(str, range(1, leads + 1)), "skill %", "95 %", "note"]
+    rows = []
+    for row in comparison.rows:
+        is_model = row.cost is not None or row.skill is None
+        cells = [row.forecaster.replace("_", " "), comparison.settings.model.preset if is_model else ""]
+        cells += _cost_cells(row.cost) + _skill_cells(row.skill, leads)
+        rows.append([*cells, row.note])
+    return header, rows
+
+
+def _cost_cells(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return [""] * len(Cost._fields)
+    return [f"{cost.parameters:,}", str(cost.steps), f"{cost.minutes:.1f}", f"{cost.milliseconds:.1f}"]
+
+
+def _skill_cells(skill: Skill | None, leads: int) -> list[str]:
+    if skill is None:
+        return ["-"] * (leads + 2)
+    low, high = (f"{100 * bound:+z.2f}" for bound in skill.interval)
+    return [*(f"{rmse:.4f}" for rmse in skill.rmse), f"{100 * skill.mean:+z.2f}", f"{low} … {high}"]
+
+
+def _scored_period(settings: Settings, test: Period | None, snapshot_id: str) -> Period:
+    validation = Periods.of(settings, Archive(settings).usable_days(snapshot_id)).validation
+    if test is None:
+        return validation
+    if not validation[1] < test[0] <= test[1]:
+        raise SettingsError(
+            f"test period {test[0]} … {test[1]}: it must follow {validation[1]}, the last day that trained or selected "
+            "the weights; move it, or set training.last_day and training.validation_last_day"
+        )
+    return test
+
+
+def _contender(
+    settings: Settings,
+    prepared: Prepared,
+    period: Period,
+    snapshot_id: str,
+    reference: xr.Dataset,
+    report: Callable[[str], None],
+) -> Row:
+    name = settings.model.name
+    try:
+        bundle, record = _trained(settings, prepared, report)
+        report(f"{name}: hindcasts of {period[0]} … {period[1]}")
+        scored = hindcast_scores(settings, bundle, period, snapshot_id)
+        _check_complete(scored, reference)
+        parameters = sum(parameter.numel() for parameter in bundle.network().parameters())
+        cost = Cost(parameters, record["steps"], record["minutes"], milliseconds_per_forecast(bundle))
+        return Row(name, _skill(scored, name), cost, _note(bundle))
+    # What torch raises, out of memory above all, must not lose the hours that the others took.
+    except (DatlstmError, RuntimeError) as error:
+        log.debug("%s failed", name, exc_info=True)
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        report(f"{name} failed: {reason}")
+        return Row(name, None, note=reason)
+
+
+def _note(bundle: Bundle) -> str:
+    is_better = bundle.training["validation_loss"] < bundle.training["untrained_validation_loss"]
+    return "" if is_better else "no epoch beat the untrained network, whose weights are kept"
+
+
+def _trained(settings: Settings, prepared: Prepared, report: Callable[[str], None]) -> tuple[Bundle, dict[str, Any]]:
+    """Return a bundle, trained now or before, with the record of its training."""
+    name, store = settings.model.name, Store(settings.store)
+    path = f"benchmark/{name}-{_conditions(settings, prepared)}.json"
+    record = store.read_json(path)
+    if record is not None and record["bundle_id"] in bundle_ids(store):
+        report(f"{name}: trained before, {record['bundle_id']}")
+        return Bundle.load(store, record["bundle_id"]), record
+    paced = _paced(settings, prepared, report)
+    started = time.perf_counter()
+    with _step_times() as steps:
+        bundle = retrain(
+            paced, *prepared, lambda epoch, loss: report(f"{name}: epoch {epoch}, validation loss {loss:.4f}")
+        )
+    minutes = (time.perf_counter() - started) / 60
+    bundle = replace(bundle, card=skill_card(settings, bundle, None))
+    record = {"bundle_id": bundle.save(store), "steps": len(steps), "minutes": minutes}
+    store.write_json(path, record)
+    return bundle, record
+
+
+def _conditions(settings: Settings, prepared: Prepared) -> str:
+    """Return a hash of all that a training follows from."""
+    sizes = (settings.model.name, settings.model.input_days, settings.model.lead_days)
+    training = settings.training.model_dump(mode="json")
+    conditions = [*sizes, network_config(settings), training, prepared, version("datlstm")]
+    return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _paced(settings: Settings, prepared: Prepared, report: Callable[[str], None]) -> Settings:
+    """Return settings whose epochs, and so the whole course of the learning rate, fill a budget of minutes.
+
+    Without this the clock would stop a slow model where its learning rate is still rising. Raises `SettingsError` when
+    the budget is too short for two steps.
+    """
+    training = settings.training
+    if training.maximum_minutes is None:
+        return settings
+    report(f"{settings.model.name}: a trial, to find how many steps fit into {training.maximum_minutes:g} minutes")
+    trial = {"epochs": 1, "windows_per_epoch": TRIAL_STEPS * training.batch_size}
+    validated: list[float] = []
+    with _step_times() as steps:
+        retrain(
+            settings.replace(training=training.model_copy(update=trial)),
+            *prepared,
+            lambda epoch, loss: validated.append(time.perf_counter()),
+        )
+    if len(steps) < 2:
+        raise SettingsError(
+            f"{training.maximum_minutes:g} minutes are too few for {settings.model.name}, which takes longer for two "
+            "steps; give more minutes or a smaller training.batch_size"
+        )
+    seconds_a_step, validation = (steps[-1] - steps[0]) / (len(steps) - 1), validated[-1] - steps[-1]
+    seconds = 60 * training.maximum_minutes
+    # Validation must not eat more than half of a short budget.
+    epochs = min(training.epochs, max(1, int(seconds / (2 * validation))))
+    per_epoch = max(1, int((seconds / epochs - validation) / seconds_a_step))
+    report(f"{settings.model.name}: {epochs} epochs of {per_epoch} steps")
+    effort = {"epochs": epochs, "windows_per_epoch": per_epoch * training.batch_size}
+    return settings.replace(training=training.model_copy(update=effort))
+
+
+@contextmanager
+def _step_times() -> Iterator[list[float]]:
+    """Collect the time, seconds, of every optimiser step inside the block."""
+    times: list[float] = []
+    handle = register_optimizer_step_post_hook(lambda *_: times.append(time.perf_counter()))
+    try:
+        yield times
+    finally:
+        handle.remove()
+
+
+def _block_scores(bundle: Bundle, sst: xr.DataArray, inits: pd.DatetimeIndex, period: Period) -> xr.Dataset:
+    forecasts = {bundle.forecaster: forecast(bundle, sst, inits), **reference_forecasts(bundle, sst, inits)}
+    valid_time = forecasts["climatology"]["valid_time"]
+    first, last = (np.datetime64(day, "ns") for day in period)
+    truth = valid_truth(sst, valid_time).where((valid_time >= first) & (valid_time <= last))
+    return score(forecasts, truth, forecasts["climatology"])
+
+
+def _check_complete(scored: xr.Dataset, reference: xr.Dataset) -> None:
+    """Raise `NotEnoughDataError` unless a model forecasts every cell that the baselines do."""
+    found, wanted = (int(sample["n"].isel(forecaster=0).sum()) for sample in (scored, reference))
+    if found != wanted:
+        raise NotEnoughDataError(
+            f"its forecasts are finite in {found} of {wanted} cells of the sample: it diverged; lower "
+            "training.learning_rate"
+        )
+
+
+def _skill(scored: xr.Dataset, name: str) -> Skill:
+    """Return a forecaster's skill; the interval is that of a paired circular block bootstrap (Politis, Romano 1992)."""
+    square = (scored["rmse"].astype("float64") ** 2 * scored["n"]).fillna(0.0)
+    own, bar = (square.sel(forecaster=of).transpose("init_time", ...).values for of in (name, DAMPED_PERSISTENCE))
+    weights = _block_resamples(len(own))
+    resampled = (1 - (weights @ own) / (weights @ bar)).mean(axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    rmse = pooled_rmse(scored).sel(forecaster=name).values.tolist()
+    return Skill(tuple(rmse), float((1 - own.sum(0) / bar.sum(0)).mean()), (float(low), float(high)))
+
+
+def _block_resamples(inits: int) -> np.ndarray:
+    """Return how often each init is drawn, ``(RESAMPLES, inits)``, in blocks of `BLOCK_DAYS`; the same each time."""
+    generator = np.random.default_rng(0)
+    starts = generator.integers(0, inits, (RESAMPLES, math.ceil(inits / BLOCK_DAYS)))
+    drawn = ((starts[..., None] + np.arange(BLOCK_DAYS)) % inits).reshape(RESAMPLES, -1)
+    return np.stack([np.bincount(row, minlength=inits) for row in drawn]).astype(float)
