@@ -33,7 +33,7 @@ from benchmarks.meters import (
 )
 from datlstm import published
 from datlstm.compute import torch_threads
-from datlstm.models import ARCHITECTURES, Preset, build, configure, is_direct
+from datlstm.models import ARCHITECTURES, Preset, build, configure
 
 SIDES = (32, 64, 96, 128)
 LEADS = (5, 10, 20)
@@ -58,8 +58,8 @@ class Case(NamedTuple):
 
 def network(name: str, preset: Preset, case: Case) -> nn.Module:
     """Return an architecture of fresh weights for a case."""
-    sequence = {"input_frames": case.frames} if is_direct(name) else {}
-    config = configure(name, preset, height=case.size[0], width=case.size[1], **sequence)
+    height, width = case.size
+    config = configure(name, preset, height=height, width=width, input_frames=case.frames, lead_frames=case.leads)
     return build(name, config).to(case.device)
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datlstm.clock import today
+from datlstm.comparison import cli as benchmark
 from datlstm.errors import DatlstmError, SettingsError
 from datlstm.settings import Settings, load_settings, shipped_regions
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     help="Nightly sea-surface-temperature forecasts: ingest, forecast, verify, publish, retrain.",
     epilog="Every value of a settings file can be overridden, for example DATLSTM_STORE=s3://bucket/prefix.",
 )
+app.add_typer(benchmark.app, name="benchmark")
 console = Console()
 errors = Console(stderr=True)
 

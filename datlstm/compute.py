@@ -1,5 +1,7 @@
-"""Where work is computed: Dask on threads or a cluster, by setting; torch on a stated number of threads."""
+"""Where work is computed: Dask on threads or a cluster, torch on a stated number of threads, Lightning in silence."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,3 +42,14 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's hardware report and advice out of logs and tables; progress and errors stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*litlogger.*")
+        yield

@@ -158,6 +158,7 @@ class TrainingSettings(Frozen):
     devices: PositiveInt = 1
     threads: PositiveInt = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = False
     maximum_minutes: PositiveFloat | None = None
 
 

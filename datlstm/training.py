@@ -3,9 +3,7 @@
 import logging
 import math
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,11 +18,11 @@ from torch.utils.data import DataLoader, RandomSampler
 from datlstm.archive import Archive
 from datlstm.baselines import fit_damping
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
-from datlstm.compute import torch_threads
+from datlstm.compute import quiet_lightning, torch_threads
 from datlstm.errors import NotEnoughDataError
 from datlstm.forecasting import AnomalyForecaster, anomaly_forecaster
 from datlstm.grid import Grid
-from datlstm.models import build, configure, is_direct
+from datlstm.models import build, compile_blocks, configure
 from datlstm.normalise import Normaliser
 from datlstm.settings import Settings, TrainingSettings
 from datlstm.store import Store
@@ -126,6 +124,8 @@ def retrain(
     config = network_config(settings)
     model = anomaly_forecaster(build(settings.model.name, config), baseline.normaliser.ocean_mask, baseline.damping)
     area = Grid.from_region(settings.region).area_weights() * baseline.normaliser.ocean_mask
+    if settings.training.compile:
+        compile_blocks(settings.model.name, model.network)
     module = ForecastModule(model, torch.from_numpy(area.values), settings.training, settings.model.input_days)
     training, validation = _windows(settings, open_training_cube(settings, cube_path))
     history = _fit(module, training, validation, settings, on_epoch)
@@ -146,9 +146,15 @@ def network_config(settings: Settings) -> dict[str, Any]:
     """Return the configuration of the chosen architecture: its preset for the region's frames and the options."""
     chosen = settings.model
     height, width = Grid.from_region(settings.region).shape
-    sequence = {"input_frames": chosen.input_days} if is_direct(chosen.name) else {}
-    options = {**chosen.options.get(chosen.name, {}), **sequence, "forcing_channels": 1}
-    return configure(chosen.name, chosen.preset, height=height, width=width, **options)
+    return configure(
+        chosen.name,
+        chosen.preset,
+        height=height,
+        width=width,
+        input_frames=chosen.input_days,
+        lead_frames=chosen.lead_days,
+        **{**chosen.options.get(chosen.name, {}), "forcing_channels": 1},
+    )
 
 
 def _windows(settings: Settings, anomaly: xr.DataArray) -> tuple[Windows, Windows]:
@@ -180,7 +186,7 @@ def _fit(
         # A whole checkpoint: the average that was validated is only put into those.
         best = ModelCheckpoint(folder, monitor=MONITORED)
         stop = EarlyStopping(MONITORED, patience=chosen.patience)
-        with torch_threads(chosen.threads), _quiet():
+        with torch_threads(chosen.threads), quiet_lightning():
             average = EMAWeightAveraging(decay=chosen.weight_average_decay)
             trainer = _trainer(chosen, folder, [average, best, stop, _EpochReport(on_epoch)])
             untrained = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
@@ -195,17 +201,6 @@ def _fit(
     if not better:
         log.warning("no epoch beat the untrained network, whose weights are kept: train longer or on more data")
     return {"epochs": trainer.current_epoch, "untrained_validation_loss": untrained, "validation_loss": score}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's hardware report and advice out of the operator's log; progress and errors stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*litlogger.*")
-        yield
 
 
 def _trainer(chosen: TrainingSettings, folder: str, callbacks: list[Callback]) -> lightning.Trainer:

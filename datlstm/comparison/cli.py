@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,6 +38,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of weights and training order; t
 PrecisionName = Annotated[Precision, typer.Option(help="Of training; scores are always made in 32 bits.")]
 AcceleratorName = Annotated[Accelerator, typer.Option(help="Where to train and forecast.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+TestDay = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Default: the validation period.")]
 Output = Annotated[Path | None, typer.Option(help="Write the table there too: a .json or .md file.")]
 
 
@@ -111,6 +113,36 @@ def frames(
         _compare(lambda: load_task(data, input_frames, split), model, preset, budget, output)
 
 
+@app.command()
+def sst(
+    settings: Annotated[str | None, typer.Option("--settings", "-s", help="A region or a TOML file.")] = None,
+    model: Models = None,
+    preset: PresetName = "operational",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each, or give --minutes.")] = None,
+    minutes: Minutes = None,
+    test_from: TestDay = None,
+    test_to: TestDay = None,
+    output: Annotated[Path | None, typer.Option(help="Write the table there too: a .md file.")] = None,
+) -> None:
+    """Forecast sea surface temperature from the archive, beside persistence, climatology and damped persistence."""
+    with _reported_errors():
+        from datlstm.comparison.sst import budgeted, compare
+        from datlstm.comparison.sst_table import TABLE_WIDTH, conditions, markdown, terminal_table
+        from datlstm.models import ARCHITECTURES
+        from datlstm.settings import load_settings
+
+        _check_output(output, (".md",))
+        if (test_from is None) != (test_to is None):
+            raise SettingsError("a test period has two ends: give --test-from and --test-to, or neither")
+        test = (test_from.date(), test_to.date()) if test_from and test_to else None
+        chosen = budgeted(load_settings(settings), preset, minutes=minutes, steps=steps)
+        result = compare(chosen, model or sorted(ARCHITECTURES), test, errors.print)
+        Console(width=max(console.width, TABLE_WIDTH)).print(terminal_table(result))
+        console.print(conditions(result))
+        if output is not None:
+            output.write_text(markdown(result), encoding="utf-8")
+
+
 def _compare(
     load: "Callable[[], FrameTask]", models: list[str] | None, preset: Preset, budget: "Budget", output: Path | None
 ) -> None:
@@ -145,11 +177,11 @@ def _reported_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def _check_output(output: Path | None) -> None:
+def _check_output(output: Path | None, kinds: tuple[str, ...] = (".json", ".md")) -> None:
     if output is None:
         return
-    if output.suffix not in (".json", ".md"):
-        raise SettingsError(f"the table can't be written to {output}: name a .json or .md file")
+    if output.suffix not in kinds:
+        raise SettingsError(f"the table can't be written to {output}: name a {' or '.join(kinds)} file")
     if not output.parent.is_dir():
         raise SettingsError(f"the table can't be written to {output}: make its folder first")
 

@@ -1,10 +1,7 @@
 """Any architecture, trained and scored on frame sequences under one stated budget."""
 
-import logging
 import time
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -19,9 +16,9 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from datlstm.comparison.frame_scores import FrameScores, score
 from datlstm.comparison.sequences import FrameTask
-from datlstm.compute import torch_threads
+from datlstm.compute import quiet_lightning, torch_threads
 from datlstm.errors import SettingsError
-from datlstm.models import Preset, build, configure, is_direct
+from datlstm.models import Preset, build, configure
 from datlstm.settings import Frozen, PositiveFloat, PositiveInt
 
 COPY = "copy last frame"
@@ -126,7 +123,7 @@ def train_and_score(name: str, preset: Preset, task: FrameTask, budget: Budget) 
     lightning.seed_everything(budget.seed, verbose=False)
     network = build(name, network_config(name, preset, task))
     module = FrameModule(network, task.input_frames, budget.learning_rate)
-    with torch_threads(budget.threads), _quiet():
+    with torch_threads(budget.threads), quiet_lightning():
         trainer = _trainer(budget)
         start = time.perf_counter()
         trainer.fit(module, _training_batches(task, budget))
@@ -149,8 +146,15 @@ def copy_last_frame(task: FrameTask, budget: Budget) -> Row:
 def network_config(name: str, preset: Preset, task: FrameTask) -> dict[str, Any]:
     """Return the configuration of an architecture for the frames of a task. Raises `SettingsError`."""
     channels, height, width = task.frame_shape
-    sequence = {"input_frames": task.input_frames} if is_direct(name) else {}
-    return configure(name, preset, height=height, width=width, frame_channels=channels, **sequence)
+    return configure(
+        name,
+        preset,
+        height=height,
+        width=width,
+        input_frames=task.input_frames,
+        lead_frames=len(task.train[0]) - task.input_frames,
+        frame_channels=channels,
+    )
 
 
 @torch.inference_mode()
@@ -193,14 +197,3 @@ def _trainer(budget: Budget) -> lightning.Trainer:
             f"no {budget.accelerator!r} accelerator for precision {budget.precision!r} here ({error}); "
             "choose --accelerator cpu"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's hardware report and advice out of the table."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*litlogger.*")
-        yield

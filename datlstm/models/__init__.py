@@ -3,36 +3,43 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import torch
+import torch._dynamo
 from pydantic import ValidationError
 from torch import nn
 
 from datlstm.errors import SettingsError
-from datlstm.models.convlstm import ConvLSTM, ConvLSTMConfig
+from datlstm.models.convlstm import ConvLSTM, ConvLSTMCell, ConvLSTMConfig
 from datlstm.models.datlstm import DatLSTM, DatLSTMConfig
 from datlstm.models.frames import ModelConfig
-from datlstm.models.predrnn import PredRNN, PredRNNConfig
-from datlstm.models.simvp import SimVP, SimVPConfig
+from datlstm.models.layers import Block
+from datlstm.models.predrnn import PredRNN, PredRNNCell, PredRNNConfig
+from datlstm.models.simvp import SimVP, SimVPConfig, TranslatorBlock
 from datlstm.models.swinlstm import SwinLSTMB, SwinLSTMBConfig, SwinLSTMD, SwinLSTMDConfig
-from datlstm.models.tctn import TCTN, TCTNConfig
+from datlstm.models.tctn import TCTN, Layer, TCTNConfig
+
+MAXIMUM_COMPILATIONS = 64
+"""Shapes of blocks in one network; torch gives up compiling after eight unless it is told."""
 
 Preset = Literal["reference", "operational"]
 
 
 class Architecture(NamedTuple):
-    """A frozen configuration and the network that is built from it."""
+    """A frozen configuration, the network that is built from it, and the block that repeats in it."""
 
     config: type[ModelConfig]
     network: Callable[[Any], nn.Module]
+    block: type[nn.Module]
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "convlstm": Architecture(ConvLSTMConfig, ConvLSTM),
-    "datlstm": Architecture(DatLSTMConfig, DatLSTM),
-    "predrnn": Architecture(PredRNNConfig, PredRNN),
-    "simvp": Architecture(SimVPConfig, SimVP),
-    "swinlstm-b": Architecture(SwinLSTMBConfig, SwinLSTMB),
-    "swinlstm-d": Architecture(SwinLSTMDConfig, SwinLSTMD),
-    "tctn": Architecture(TCTNConfig, TCTN),
+    "convlstm": Architecture(ConvLSTMConfig, ConvLSTM, ConvLSTMCell),
+    "datlstm": Architecture(DatLSTMConfig, DatLSTM, Block),
+    "predrnn": Architecture(PredRNNConfig, PredRNN, PredRNNCell),
+    "simvp": Architecture(SimVPConfig, SimVP, TranslatorBlock),
+    "swinlstm-b": Architecture(SwinLSTMBConfig, SwinLSTMB, Block),
+    "swinlstm-d": Architecture(SwinLSTMDConfig, SwinLSTMD, Block),
+    "tctn": Architecture(TCTNConfig, TCTN, Layer),
 }
 
 
@@ -43,20 +50,23 @@ def architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def is_direct(name: str) -> bool:
-    """Whether an architecture reads a fixed number of frames at once, ``input_frames`` of its configuration."""
-    return "input_frames" in architecture(name).config.model_fields
-
-
-def configure(name: str, preset: Preset, *, height: int, width: int, **options: Any) -> dict[str, Any]:
+def configure(
+    name: str, preset: Preset, *, height: int, width: int, input_frames: int = 10, lead_frames: int = 10, **options: Any
+) -> dict[str, Any]:
     """Return the whole configuration of ``name`` for frames of a size: a preset, overridden by ``options``.
 
-    ``reference`` is the published model, ``operational`` a small one that starts as persistence of the newest frame.
-    Raises `SettingsError` as `build`.
+    ``reference`` is the published model, ``operational`` a small one that starts as persistence of the newest frame
+    and forecasts ``lead_frames`` at once. Only some architectures depend on ``input_frames``. Raises `SettingsError`
+    as `build`.
     """
-    chosen = architecture(name).config.operational(height, width) if preset == "operational" else {}
-    config = {**chosen, **options, "height": height, "width": width}
-    return _validated(name, config).model_dump(mode="json")
+    config_class = architecture(name).config
+    sequence = {"input_frames": input_frames}
+    chosen: dict[str, Any] = {}
+    if preset == "operational":
+        chosen = config_class.operational(height, width)
+        sequence["direct_leads"] = lead_frames
+    chosen |= {key: value for key, value in sequence.items() if key in config_class.model_fields}
+    return _validated(name, {**chosen, **options, "height": height, "width": width}).model_dump(mode="json")
 
 
 def build(name: str, config: Mapping[str, Any]) -> nn.Module:
@@ -65,6 +75,17 @@ def build(name: str, config: Mapping[str, Any]) -> nn.Module:
     Raises `SettingsError` for a name that does not exist and for a configuration that the architecture refuses.
     """
     return architecture(name).network(_validated(name, config))
+
+
+def compile_blocks(name: str, network: nn.Module) -> None:
+    """Have the blocks of an architecture's network compiled when they first run; names of weights stay.
+
+    Blocks, not the network: all of one shape share one compilation, where an unrolled network takes ten times as long.
+    """
+    torch._dynamo.config.recompile_limit = MAXIMUM_COMPILATIONS
+    for module in network.modules():
+        if isinstance(module, architecture(name).block):
+            module.compile(dynamic=False)
 
 
 def _validated(name: str, config: Mapping[str, Any]) -> ModelConfig:

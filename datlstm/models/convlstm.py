@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from datlstm.models.frames import (
     Grid,
-    ModelConfig,
+    RecurrentConfig,
     RecurrentNetwork,
     fitting_patch,
     pad_to,
-    read_out,
     start_as_persistence,
     with_forcing,
 )
@@ -30,18 +29,17 @@ MapState = tuple[Tensor, Tensor]
 """Hidden map and memory of one cell, each ``(B, channels, h, w)``."""
 
 
-class ConvLSTMConfig(ModelConfig):
+class ConvLSTMConfig(RecurrentConfig):
     """Size and shape of a ConvLSTM; the defaults are the published benchmark model.
 
     ``hidden`` lists the channels of the cells, bottom to top. ``layer_norm`` normalises what each convolution of the
-    gates returns over channels and space. ``checkpoint_steps`` trades time for memory in training.
+    gates returns over channels and space.
     """
 
     patch: PositiveInt = 4
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 128, 128, 128)
     kernel: PositiveInt = 5
     layer_norm: bool = False
-    checkpoint_steps: bool = False
 
     @classmethod
     def operational(cls, height: int, width: int) -> dict[str, Any]:
@@ -67,19 +65,19 @@ class PatchNetwork(RecurrentNetwork):
     config: ConvLSTMConfig
 
     def __init__(self, config: ConvLSTMConfig, cells: Sequence[nn.Module]) -> None:
-        super().__init__(config, checkpoint_steps=config.checkpoint_steps)
+        super().__init__(config)
         self.cells = nn.ModuleList(cells)
-        self.readout = nn.Conv2d(config.hidden[-1], config.frame_channels * config.patch**2, 1, bias=False)
+        self.readout = nn.Conv2d(config.hidden[-1], config.output_channels * config.patch**2, 1, bias=False)
         start_as_persistence(config.head, self.readout)
 
     def step(self, frame: Tensor, forcing: Tensor | None, state: Any) -> tuple[Tensor, Any]:
-        """Return the estimate ``(B, C, H, W)`` of the next frame and the new state of all cells."""
+        """Return the estimate ``(B, output_channels, H, W)`` of what follows and the new state of all cells."""
         rows, columns = self.config.grid
         padded = pad_to(with_forcing(frame, forcing), (rows * self.config.patch, columns * self.config.patch))
         top, new_state = self.climb(to_patches(padded, self.config.patch), state)
         height, width = self.config.size
         output = from_patches(like(frame, self.readout(top)), self.config.patch)[..., :height, :width]
-        return read_out(self.config.head, output, frame), new_state
+        return self.config.read(output, frame), new_state
 
     def climb(self, maps: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Run all cells on patches ``(B, C * patch**2, h, w)``; return the top's hidden map and the new state."""

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from datlstm.models.frames import (
     Grid,
     Head,
-    ModelConfig,
+    RecurrentConfig,
     RecurrentNetwork,
     fitting_patch,
     pad_to,
-    read_out,
     start_as_persistence,
     with_forcing,
 )
@@ -43,12 +42,12 @@ class Stage(NamedTuple):
     drop_rates: list[float]
 
 
-class EncoderDecoderConfig(ModelConfig):
+class EncoderDecoderConfig(RecurrentConfig):
     """Size and shape of an encoder-decoder of gated cells.
 
     ``down`` are the encoder's depths from the finest grid to the coarsest; ``up`` the decoder's, **also** from the
     finest to the coarsest, so that the first cell of the decoder has depth ``up[-1]``. A head ``sigmoid`` gives frames
-    in 0 … 1. ``checkpoint_steps`` trades time for memory in training.
+    in 0 … 1.
     """
 
     patch: PositiveInt = 2
@@ -59,7 +58,6 @@ class EncoderDecoderConfig(ModelConfig):
     window: PositiveInt = 4
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     head: Head = "sigmoid"
-    checkpoint_steps: bool = False
 
     @classmethod
     def operational(cls, height: int, width: int) -> dict[str, Any]:
@@ -131,20 +129,20 @@ class EncoderDecoder(RecurrentNetwork):
     config: EncoderDecoderConfig
 
     def __init__(self, config: EncoderDecoderConfig, attention: Callable[[int, Stage], nn.Module]) -> None:
-        super().__init__(config, checkpoint_steps=config.checkpoint_steps)
+        super().__init__(config)
         encoder, decoder = list(config.encoder_stages()), list(config.decoder_stages())
         self.embed = PatchEmbed(config.step_channels, config.patch, config.embed)
         self.encoder = nn.ModuleList(_cell(stage, attention) for stage in encoder)
         self.merging = nn.ModuleList(PatchMerging(stage.grid, stage.channels) for stage in encoder)
         self.decoder = nn.ModuleList(_cell(stage, attention) for stage in decoder)
         self.expanding = nn.ModuleList(PatchExpanding(stage.grid, stage.channels) for stage in decoder)
-        self.inflate = PatchInflate(config.grid(0), config.patch, config.embed, config.frame_channels)
+        self.inflate = PatchInflate(config.grid(0), config.patch, config.embed, config.output_channels)
         start_as_persistence(config.head, self.inflate)
 
     def step(
         self, frame: Tensor, forcing: Tensor | None, state: list[CellState] | None
     ) -> tuple[Tensor, list[CellState]]:
-        """Return the estimate ``(B, C, H, W)`` of the next frame and the new states of all cells."""
+        """Return the estimate ``(B, output_channels, H, W)`` of what follows and the new states of all cells."""
         cells, resamplings = (*self.encoder, *self.decoder), (*self.merging, *self.expanding)
         tokens = self.embed(pad_to(with_forcing(frame, forcing), self.inflate.size))
         given: Sequence[CellState | None] = [None] * len(cells) if state is None else state
@@ -154,7 +152,7 @@ class EncoderDecoder(RecurrentNetwork):
             tokens = resampling(new_state[-1][0])
         height, width = self.config.size
         output: Tensor = self.inflate(tokens)[..., :height, :width]
-        return read_out(self.config.head, output, frame), new_state
+        return self.config.read(output, frame), new_state
 
 
 def _cell(stage: Stage, attention: Callable[[int, Stage], nn.Module]) -> GatedCell:

@@ -54,42 +54,78 @@ def fitting_patch(height: int, width: int) -> int:
     return -(-min(height, width) // 16)
 
 
-class RecurrentNetwork(nn.Module):
-    """A network that reads one frame a step; children define `step`. ``checkpoint_steps`` trades time for memory."""
+class RecurrentConfig(ModelConfig):
+    """What every recurrent network is told besides.
 
-    def __init__(self, config: ModelConfig, *, checkpoint_steps: bool = False) -> None:
+    ``direct_leads`` counts the frames that are forecast at once after the last input; with none each frame is fed back
+    for the next, as in the published models. ``checkpoint_steps`` trades time for memory in training.
+    """
+
+    direct_leads: Annotated[int, Field(ge=0)] = 0
+    checkpoint_steps: bool = False
+
+    @property
+    def output_channels(self) -> int:
+        """Channels that a network reads out at one step: those of all frames that it forecasts at once."""
+        return self.frame_channels * max(1, self.direct_leads)
+
+    def read(self, output: Tensor, frame: Tensor) -> Tensor:
+        """Turn the output ``(B, output_channels, H, W)`` of a step into estimates of the frames after ``frame``."""
+        newest = frame.repeat(1, self.direct_leads, 1, 1) if self.direct_leads > 1 else frame
+        return read_out(self.head, output, newest)
+
+
+class RecurrentNetwork(nn.Module):
+    """A network that reads one frame a step; children define `step`."""
+
+    def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config
-        self._checkpoint_steps = checkpoint_steps
 
     def forward(self, frames: Tensor, lead_frames: int, forcing: Tensor | None = None) -> Tensor:
         """Forecast ``lead_frames`` frames from ``frames`` ``(B, T, C, H, W)``, the last one the newest.
 
         ``forcing`` is ``(B, T - 1 + lead_frames, forcing_channels, H, W)``. Returns ``(B, T - 1 + lead_frames, C, H,
-        W)``: estimates of frames 2 ... T, then the forecast. Predictions are fed back with their gradient. Raises
-        `ValueError` for inputs of another shape.
+        W)``: estimates of frames 2 ... T, then the forecast; with ``direct_leads`` the forecast alone, ``(B,
+        lead_frames, C, H, W)``. Predictions are fed back with their gradient. Raises `ValueError` for inputs of
+        another shape.
         """
         check_sequence(self.config, frames, lead_frames, forcing)
-        recompute = self._checkpoint_steps and torch.is_grad_enabled()
-        estimates: list[Tensor] = []
-        state: Any = None
-        for index in range(frames.shape[1] - 1 + lead_frames):
-            frame = frames[:, index] if index < frames.shape[1] else estimates[-1]
-            known = None if forcing is None else forcing[:, index]
-            estimate, state = (
-                checkpoint(self.step, frame, known, state, use_reentrant=False)
-                if recompute
-                else self.step(frame, known, state)
-            )
-            estimates.append(estimate)
-        return torch.stack(estimates, dim=1)
+        run = self._all_at_once if self.config.direct_leads else self._one_by_one
+        return torch.stack(run(frames, lead_frames, forcing), dim=1)
 
     def step(self, frame: Tensor, forcing: Tensor | None, state: Any) -> tuple[Tensor, Any]:
-        """Return the estimate ``(B, C, H, W)`` of the frame after ``frame``, and the new state; no state is the first.
+        """Return the estimate ``(B, output_channels, H, W)`` of what follows ``frame``, and the new state.
 
-        ``forcing`` is ``(B, forcing_channels, H, W)`` or none.
+        ``forcing`` is ``(B, forcing_channels, H, W)`` or none; no state is the first step's.
         """
         raise NotImplementedError
+
+    def _one_by_one(self, frames: Tensor, lead_frames: int, forcing: Tensor | None) -> list[Tensor]:
+        estimates: list[Tensor] = []
+        state: Any = None
+        for day in range(frames.shape[1] - 1 + lead_frames):
+            frame = frames[:, day] if day < frames.shape[1] else estimates[-1]
+            estimate, state = self._stepped(frame, day, forcing, state)
+            estimates.append(estimate)
+        return estimates
+
+    def _all_at_once(self, frames: Tensor, lead_frames: int, forcing: Tensor | None) -> list[Tensor]:
+        known, state = list(frames.unbind(dim=1)), None
+        read = 0
+        while len(known) < frames.shape[1] + lead_frames:
+            for day in range(read, len(known)):
+                estimate, state = self._stepped(known[day], day, forcing, state)
+            read = len(known)
+            known += estimate.unflatten(1, (self.config.direct_leads, -1)).unbind(dim=1)
+        return known[frames.shape[1] : frames.shape[1] + lead_frames]
+
+    def _stepped(self, frame: Tensor, day: int, forcing: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        known = None if forcing is None else forcing[:, day]
+        if self.config.checkpoint_steps and torch.is_grad_enabled():
+            recomputed: tuple[Tensor, Any] = checkpoint(self.step, frame, known, state, use_reentrant=False)
+            return recomputed
+        return self.step(frame, known, state)
 
 
 def with_forcing(frame: Tensor, forcing: Tensor | None) -> Tensor:

@@ -12,11 +12,10 @@ from datlstm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from datlstm.models.frames import (
     Grid,
     Head,
-    ModelConfig,
+    RecurrentConfig,
     RecurrentNetwork,
     fitting_patch,
     pad_to,
-    read_out,
     start_as_persistence,
     with_forcing,
 )
@@ -68,11 +67,11 @@ class SwinLSTMD(EncoderDecoder):
         )
 
 
-class SwinLSTMBConfig(ModelConfig):
+class SwinLSTMBConfig(RecurrentConfig):
     """Size and shape of a SwinLSTM-B; the defaults are the published model.
 
     ``depths`` and ``heads`` list the cells in the order they run. Every block has the same ``drop_path``.
-    ``checkpoint_steps`` trades time for memory in training.
+
     """
 
     patch: PositiveInt = 2
@@ -82,7 +81,6 @@ class SwinLSTMBConfig(ModelConfig):
     window: PositiveInt = 4
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     head: Head = "sigmoid"
-    checkpoint_steps: bool = False
 
     @classmethod
     def operational(cls, height: int, width: int) -> dict[str, Any]:
@@ -112,19 +110,19 @@ class SwinLSTMB(RecurrentNetwork):
     config: SwinLSTMBConfig
 
     def __init__(self, config: SwinLSTMBConfig) -> None:
-        super().__init__(config, checkpoint_steps=config.checkpoint_steps)
+        super().__init__(config)
         self.embed = PatchEmbed(config.step_channels, config.patch, config.embed)
         self.cells = nn.ModuleList(
             GatedCell([_block(index, heads, config) for index in range(depth)])
             for depth, heads in zip(config.depths, config.heads, strict=True)
         )
-        self.inflate = PatchInflate(config.grid, config.patch, config.embed, config.frame_channels)
+        self.inflate = PatchInflate(config.grid, config.patch, config.embed, config.output_channels)
         start_as_persistence(config.head, self.inflate)
 
     def step(
         self, frame: Tensor, forcing: Tensor | None, state: list[CellState] | None
     ) -> tuple[Tensor, list[CellState]]:
-        """Return the estimate ``(B, C, H, W)`` of the next frame and the new states of all cells."""
+        """Return the estimate ``(B, output_channels, H, W)`` of what follows and the new states of all cells."""
         tokens = self.embed(pad_to(with_forcing(frame, forcing), self.inflate.size))
         new_state: list[CellState] = []
         for index, cell in enumerate(self.cells):
@@ -132,7 +130,7 @@ class SwinLSTMB(RecurrentNetwork):
             tokens = new_state[-1][0]
         height, width = self.config.size
         output: Tensor = self.inflate(tokens)[..., :height, :width]
-        return read_out(self.config.head, output, frame), new_state
+        return self.config.read(output, frame), new_state
 
 
 def shifted_window_attention(index: int, grid: Grid, channels: int, heads: int, window: int) -> WindowAttention:

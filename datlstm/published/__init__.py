@@ -30,7 +30,11 @@ def convert(name: str, entries: Mapping[str, Tensor], **options: Any) -> tuple[d
     """
     if name not in CONVERTERS:
         raise WeightsError(f"no published weights of {name!r} are known; there are {', '.join(sorted(CONVERTERS))}")
-    read, weights = CONVERTERS[name](PublishedState(entries))
+    try:
+        read, weights = CONVERTERS[name](PublishedState(entries))
+    # An entry of another rank shows where it is taken apart or joined, in whatever torch and einops raise.
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise WeightsError(f"entries have shapes that no {name} has ({error}): choose another architecture") from error
     sizes = {**read, **options}
     if not {"height", "width"} <= sizes.keys():
         raise WeightsError(f"the entries of a {name} don't tell the size of its frames: give height and width")

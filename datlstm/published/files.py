@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from datlstm.errors import WeightsError
+from datlstm.errors import SettingsError, WeightsError
 from datlstm.models import build
 
 READERS = (".npz", ".pt", ".pth", ".safetensors")
@@ -41,9 +41,15 @@ def read_entries(path: Path) -> dict[str, Tensor]:
 
 
 def write_network(path: Path, name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write weights with the architecture's name and configuration, from which `load_network` builds it again."""
+    """Write weights with the architecture's name and configuration, from which `load_network` builds it again.
+
+    Raises `WeightsError` for a path that can't be written.
+    """
     metadata = {"architecture": name, "config": json.dumps(dict(config))}
-    safetensors.torch.save_file(dict(weights), path, metadata)
+    try:
+        safetensors.torch.save_file(dict(weights), path, metadata)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} can't be written: {error}") from error
 
 
 def load_network(path: Path) -> nn.Module:
@@ -56,7 +62,7 @@ def load_network(path: Path) -> nn.Module:
             metadata = file.metadata() or {}
         network = build(metadata["architecture"], json.loads(metadata["config"]))
         network.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, safetensors.SafetensorError, SettingsError, KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is not a network written by `datlstm convert-weights`: {error}") from error
     return network.eval()
 

@@ -24,9 +24,9 @@ from datlstm.comparison.frame_training import (
 from datlstm.comparison.moving_mnist import MovingMnist, stand_in_digits
 from datlstm.comparison.sequences import ArraySequences, FrameTask, load_task
 from datlstm.errors import SettingsError
-from datlstm.models import ARCHITECTURES, build, is_direct
+from datlstm.models import ARCHITECTURES, build
 
-RECURRENT = next(name for name in ARCHITECTURES if not is_direct(name))
+RECURRENT = next(name for name, found in ARCHITECTURES.items() if "input_frames" not in found.config.model_fields)
 TWO_STEPS = {"steps": 2, "batch_size": 2, "accelerator": "cpu"}
 
 

@@ -70,18 +70,32 @@ def test_an_untrained_network_is_damped_persistence(trained: Settings, champion:
     np.testing.assert_allclose(anomalies[0], anomalies[1], atol=1e-6 + kelvin_rounding)
 
 
-def test_an_untrained_forecaster_damps_every_frame_it_estimates(trained: Settings, champion: Bundle) -> None:
-    network = build("datlstm", network_config(trained)).eval()
+@pytest.mark.parametrize(("direct_leads", "estimated"), [(0, 2 + 4), (4, 4)])
+def test_an_untrained_forecaster_damps_every_frame_it_estimates(
+    trained: Settings, champion: Bundle, direct_leads: int, estimated: int
+) -> None:
+    network = build("datlstm", {**network_config(trained), "direct_leads": direct_leads}).eval()
     model = anomaly_forecaster(network, champion.normaliser.ocean_mask, champion.damping)
     inputs = torch.randn(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(7))
     damping = torch.from_numpy(champion.damping.fillna(0.0).values).float()
+    warm_up = damping[0] * inputs[:, :2, 0]
+    expected = torch.cat([warm_up, damping * inputs[:, 2:3, 0].expand(-1, 4, -1, -1)], dim=1)[:, -estimated:]
     with torch.inference_mode():
         estimates = model(inputs, torch.ones_like(inputs, dtype=torch.bool))
-    assert estimates.shape == (2, 3 - 1 + 4, 1, 16, 16)
-    torch.testing.assert_close(estimates[:, :2, 0], damping[0] * inputs[:, :2, 0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(
-        estimates[:, 2:, 0], damping * inputs[:, 2:3, 0].expand(-1, 4, -1, -1), atol=1e-6, rtol=0
-    )
+    assert estimates.shape == (2, estimated, 1, 16, 16)
+    torch.testing.assert_close(estimates[:, :, 0], expected, atol=1e-6, rtol=0)
+
+
+# Torch's compiler imports what torch warns of, and looks at gradients that nobody asked it to look at.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiled_training_ends_where_plain_training_does(trained: Settings) -> None:
+    losses = []
+    for compile_it in (False, True):
+        training = trained.training.model_copy(update={"compile": compile_it, "epochs": 1, "windows_per_epoch": 16})
+        settings = trained.replace(training=training, model={**dict(trained.model), "name": "convlstm"})
+        losses.append(retrain(settings, *prepare(settings)).training["validation_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_retraining_on_the_same_data_gives_the_same_bundle(trained: Settings, champion: Bundle) -> None:
@@ -138,7 +152,7 @@ def test_the_weights_kept_are_those_that_were_validated(filled: Settings) -> Non
     _, validation = _windows(filled, open_training_cube(filled, cube))
     batch = default_collate([validation[i] for i in validation.spread(filled.training.validation_windows).indices])
     model = anomaly_forecaster(bundle.network(), bundle.normaliser.ocean_mask, bundle.damping)
-    days, leads = filled.model.input_days, slice(filled.model.input_days - 1, None)
+    days, leads = filled.model.input_days, slice(-filled.model.lead_days, None)
     with torch.no_grad():
         estimates = model(*(part[:, :days] for part in batch))[:, leads]
     truth, observed = (part[:, 1:][:, leads] for part in batch)
