@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from datlstm.models.frames import RecurrentNetwork
+from datlstm.models import compile_blocks
 
 MEBIBYTE = 2**20
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -37,15 +37,16 @@ class Way(NamedTuple):
         return PRECISIONS[self.dtype] + ("" if self.launch == "eager" else f" {self.launch}")
 
 
-FP32, BF16 = Way(torch.float32), Way(torch.bfloat16)
-WAYS = {"cpu": (FP32, BF16), "cuda": (FP32, BF16, Way(torch.bfloat16, "compiled"), Way(torch.bfloat16, "graph"))}
+FP32, BF16, COMPILED = Way(torch.float32), Way(torch.bfloat16), Way(torch.bfloat16, "compiled")
+WAYS = {"cpu": (FP32, BF16), "cuda": (FP32, BF16, COMPILED, Way(torch.bfloat16, "graph"))}
 
 
 def forecasting(model: nn.Module, frames: Tensor, leads: int, way: Way) -> Run:
     """Return a run of the forecast of ``leads`` frames from ``(B, T, C, H, W)`` by a copy of ``model``."""
     network = _launchable(deepcopy(model).eval(), way)
 
-    @torch.inference_mode()
+    # Not inference_mode: in it autocast rounds every weight anew at every step.
+    @torch.no_grad()
     def run() -> Tensor:
         with _autocast(frames.device, way):
             estimates: Tensor = network(frames, leads)
@@ -142,13 +143,8 @@ def describe(device: torch.device) -> str:
 
 
 def _launchable(network: nn.Module, way: Way) -> nn.Module:
-    if way.launch != "compiled":
-        return network
-    if isinstance(network, RecurrentNetwork):
-        # The unrolled loop would be one graph of all steps, whose compilation takes many times longer.
-        network.step = torch.compile(network.step)  # type: ignore[method-assign]
-        return network
-    network.compile()
+    if way.launch == "compiled":
+        compile_blocks(network)
     return network
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.literal import PUBLISHED, EncoderDecoder, Kind, Sizes
 from benchmarks.meters import (
+    COMPILED,
     FP32,
     MEBIBYTE,
     WAYS,
@@ -93,10 +94,11 @@ def _rows(
         }
 
 
-def beside_literal(name: str, kind: Kind, sizes: Sizes, case: Case, repeats: int) -> Table:
+def beside_literal(name: str, kind: Kind, sizes: Sizes, case: Case, repeats: int, *, compiled: bool = False) -> Table:
     """Return how many times the product is faster, and its share of memory, beside the rendering of equal weights.
 
-    The rendering runs in fp32 throughout, and is never compiled.
+    The rendering runs in fp32 throughout, and is never compiled. ``compiled`` adds compiled training where the device's
+    ways have none: on a CPU it takes minutes before the first step.
     """
     rendering = EncoderDecoder(kind, replace(sizes, height=case.size[0], width=case.size[1])).to(case.device)
     config, weights = published.convert(name, rendering.state_dict(), height=case.size[0], width=case.size[1])
@@ -104,8 +106,9 @@ def beside_literal(name: str, kind: Kind, sizes: Sizes, case: Case, repeats: int
     for model in (plain, recomputing):
         model.load_state_dict(weights)
     frames, leads, ways = case.inputs(), case.leads, WAYS[case.device.type]
+    training_ways = dict.fromkeys((*ways, COMPILED) if compiled else ways)
     forwards = {f"forward, {way}": forecasting(plain, frames, leads, way) for way in ways}
-    trainings = {f"training, {way}": training(plain, frames, leads, way) for way in ways}
+    trainings = {f"training, {way}": training(plain, frames, leads, way) for way in training_ways}
     # What is recomputed needs the generator's state, which a graph can't read while it is captured.
     repeatable = [way for way in ways if way.launch != "graph"]
     trainings |= {f"training, steps recomputed, {way}": training(recomputing, frames, leads, way) for way in repeatable}
@@ -179,6 +182,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--literal", action="store_true", help="beside literal renderings")
+    parser.add_argument("--compiled", action="store_true", help="with --literal: compiled training on CPU as well")
     mode.add_argument("--scaling", action="store_true", help="by frame size and by leads")
     parser.add_argument("--device", choices=WAYS, default="cpu")
     parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES), metavar="NAME")
@@ -198,7 +202,10 @@ def measured(options: argparse.Namespace) -> Table:
     case = Case(tuple(options.size), options.batch, options.frames, options.leads, torch.device(options.device))
     if options.literal:
         known = [name for name in options.models if name in PUBLISHED]
-        return [row for name in known for row in beside_literal(name, *PUBLISHED[name], case, options.repeats)]
+        tables = (
+            beside_literal(name, *PUBLISHED[name], case, options.repeats, compiled=options.compiled) for name in known
+        )
+        return [row for table in tables for row in table]
     if options.scaling:
         return scaling(options.models, options.presets, case, options.repeats)
     return architectures(options.models, options.presets, case, options.repeats)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from distributed import Client
-from distributed.comm import resolve_address
+from distributed.comm.addressing import resolve_address
 
 from datlstm.errors import SettingsError
 from datlstm.settings import Settings

@@ -125,7 +125,7 @@ def retrain(
     model = anomaly_forecaster(build(settings.model.name, config), baseline.normaliser.ocean_mask, baseline.damping)
     area = Grid.from_region(settings.region).area_weights() * baseline.normaliser.ocean_mask
     if settings.training.compile:
-        compile_blocks(settings.model.name, model.network)
+        compile_blocks(model.network)
     module = ForecastModule(model, torch.from_numpy(area.values), settings.training, settings.model.input_days)
     training, validation = _windows(settings, open_training_cube(settings, cube_path))
     history = _fit(module, training, validation, settings, on_epoch)

@@ -42,6 +42,9 @@ BLOCK_VALUES = 2**21
 TRIAL_STEPS = 10
 """Steps that are taken beforehand, to find how many fit into a budget of minutes."""
 
+PRECISION_INITS = 50
+"""Forecasts, spread over the period, that are made in bfloat16 as well."""
+
 RESAMPLES = 1000
 BLOCK_DAYS = 20
 
@@ -52,12 +55,16 @@ log = logging.getLogger(__name__)
 
 
 class Cost(NamedTuple):
-    """What a model took: ``minutes`` and ``steps`` of training, ``milliseconds`` of one forecast on one thread."""
+    """What a model took: ``minutes`` and ``steps`` of training, ``milliseconds`` of one forecast on one thread.
+
+    ``bfloat16`` is what that precision would cost: the root mean square change of its forecasts, °C.
+    """
 
     parameters: int
     steps: int
     minutes: float
     milliseconds: float
+    bfloat16: float
 
 
 class Skill(NamedTuple):
@@ -222,8 +229,7 @@ def _contender(
         report(f"{name}: hindcasts of {period[0]} … {period[1]}")
         scored = hindcast_scores(settings, bundle, period, snapshot_id)
         _check_complete(scored, reference)
-        parameters = sum(parameter.numel() for parameter in bundle.network().parameters())
-        cost = Cost(parameters, record["steps"], record["minutes"], milliseconds_per_forecast(bundle))
+        cost = _cost(settings, bundle, record, period, snapshot_id)
         return Row(name, _skill(scored, name), cost, _note(bundle))
     # What torch raises, out of memory above all, must not lose the hours that the others took.
     except (DatlstmError, RuntimeError) as error:
@@ -231,6 +237,15 @@ def _contender(
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         report(f"{name} failed: {reason}")
         return Row(name, None, note=reason)
+
+
+def _cost(settings: Settings, bundle: Bundle, record: dict[str, Any], period: Period, snapshot_id: str) -> Cost:
+    parameters = sum(parameter.numel() for parameter in bundle.network().parameters())
+    inits = pd.date_range(*period)[:: max(1, (period[1] - period[0]).days // PRECISION_INITS)]
+    first = inits[0] - pd.Timedelta(days=bundle.input_days - 1)
+    sst = Archive(settings).read(first.date(), period[1], snapshot_id)["sst"].load()
+    change = precision_cost(bundle, sst, inits).overall
+    return Cost(parameters, record["steps"], record["minutes"], milliseconds_per_forecast(bundle), change)
 
 
 def _note(bundle: Bundle) -> str:

@@ -38,13 +38,14 @@ def conditions(comparison: Comparison) -> str:
         f"RMSE in °C by lead in days; {kind} {first} … {last}: {comparison.inits} inits, {comparison.days} valid days, "
         f"{comparison.cells} cells. Skill is the mean over leads of 1 - MSE / MSE of damped persistence, its 95 % "
         f"interval by blocks of {BLOCK_DAYS} days. Budget of each model: {budget}, batches of {training.batch_size}, "
-        f"seed {training.seed}, {training.precision}. Milliseconds of one forecast on one CPU thread."
+        f"seed {training.seed}, {training.precision}. Milliseconds of one forecast on one CPU thread; bf16 is "
+        "the root mean square change of the forecasts in that precision, they are always published in float32."
     )
 
 
 def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     leads = comparison.settings.model.lead_days
-    cost = ["preset", "parameters", "steps", "minutes", "ms"]
+    cost = ["preset", "parameters", "steps", "minutes", "ms", "bf16 °C"]
     header = ["model", *cost, *map(str, range(1, leads + 1)), "skill %", "95 %", "note"]
     rows = []
     for row in comparison.rows:
@@ -58,7 +59,13 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def _cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return [""] * len(Cost._fields)
-    return [f"{cost.parameters:,}", str(cost.steps), f"{cost.minutes:.1f}", f"{cost.milliseconds:.1f}"]
+    return [
+        f"{cost.parameters:,}",
+        str(cost.steps),
+        f"{cost.minutes:.1f}",
+        f"{cost.milliseconds:.1f}",
+        f"{cost.bfloat16:.4f}",
+    ]
 
 
 def _skill_cells(skill: Skill | None, leads: int) -> list[str]:

@@ -1,6 +1,6 @@
 """The architectures, by name. Another one is one file beside this and one line in ``ARCHITECTURES``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ class Architecture(NamedTuple):
     """A frozen configuration, the network that is built from it, and the block that repeats in it."""
 
     config: type[ModelConfig]
-    network: Callable[[Any], nn.Module]
+    network: type[nn.Module]
     block: type[nn.Module]
 
 
@@ -77,14 +77,15 @@ def build(name: str, config: Mapping[str, Any]) -> nn.Module:
     return architecture(name).network(_validated(name, config))
 
 
-def compile_blocks(name: str, network: nn.Module) -> None:
+def compile_blocks(network: nn.Module) -> None:
     """Have the blocks of an architecture's network compiled when they first run; names of weights stay.
 
     Blocks, not the network: all of one shape share one compilation, where an unrolled network takes ten times as long.
     """
+    block = next(found.block for found in ARCHITECTURES.values() if isinstance(network, found.network))
     torch._dynamo.config.recompile_limit = MAXIMUM_COMPILATIONS
     for module in network.modules():
-        if isinstance(module, architecture(name).block):
+        if isinstance(module, block):
             module.compile(dynamic=False)
 
 

@@ -71,7 +71,8 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     if path.suffix == ".npz":
-        with np.load(path) as arrays:
+        # Numpy leaves a file open that it opened itself and found damaged.
+        with path.open("rb") as file, np.load(file) as arrays:
             names = [name for name in arrays.files if name.startswith("sd/")] or arrays.files
             return {name.removeprefix("sd/"): torch.from_numpy(arrays[name]) for name in names}
     return dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,5 +1,7 @@
 """The DatLSTM architecture: its attention against a slow literal one, its laws, and what it refuses."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from datlstm.errors import SettingsError
 from datlstm.models import build
-from datlstm.models.datlstm import DatLSTM, DatLSTMConfig, DeformableAttention
+from datlstm.models.datlstm import DatLSTM, DatLSTMConfig, DeformableAttention, DisplacementBias
 from datlstm.models.encoder_decoder import Stage
 from datlstm.models.layers import PatchInflate, StochasticDepth
 
@@ -113,6 +115,45 @@ def test_deformable_attention_equals_reading_the_bias_of_every_pair(
     gradients = (torch.autograd.grad(output, wanted, upstream) for output in (fast, slow))
     for ours, literal in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, literal, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads_per_group", [1, 2])
+@pytest.mark.parametrize(("grid", "reach"), [((5, 5), (0.5, 0.5)), ((3, 8), (1.5, 0.2)), ((6, 2), (0.4, 3.0))])
+def test_the_bias_is_read_bilinearly_with_and_without_a_gradient(
+    grid: tuple[int, int], reach: tuple[float, float], heads_per_group: int
+) -> None:
+    bias = DisplacementBias(grid, 2 * heads_per_group, 2, reach).double()
+    nn.init.normal_(bias.table)
+    extent = torch.tensor([1 + beyond for beyond in reach], dtype=torch.float64)
+    positions = (2 * torch.rand(3, 2, 7, 2, dtype=torch.float64) - 1) * extent
+    positions[:, :, 0], positions[:, :, 1] = extent, -extent
+
+    lines = (torch.linspace(-1, 1, size, dtype=torch.float64) for size in grid)
+    displacement = (torch.cartesian_prod(*lines)[:, None] - positions.unsqueeze(2)).flip(-1) / 2
+    expected = torch.stack(
+        [
+            F.grid_sample(
+                table.expand(3, 1, -1, -1), displacement[:, head // heads_per_group], align_corners=True
+            ).squeeze(1)
+            for head, table in enumerate(bias.table)
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(bias(positions), expected, atol=1e-10, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(bias(positions), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("offset_range", [2.0, -1.0])
+def test_a_forecast_is_the_same_with_and_without_a_gradient(offset_range: float) -> None:
+    model, frames = small(offset_range=offset_range), days(3, batch=3)
+    for block in model.modules():
+        if isinstance(block, DeformableAttention):
+            nn.init.normal_(block.relative_bias.table)
+            nn.init.normal_(block.offset.weight)
+    with torch.no_grad():
+        forecast = model(frames, 2)
+    torch.testing.assert_close(forecast, model(frames, 2), atol=1e-6, rtol=0)
 
 
 def test_centred_keys_without_offset_lie_symmetrically_on_the_map() -> None:
@@ -253,7 +294,38 @@ def test_half_precision_products_keep_frames_and_states_in_full_precision() -> N
 
 
 def test_a_diverged_input_gives_a_diverged_forecast_instead_of_a_crash() -> None:
-    assert small()(torch.full((1, 2, 1, 12, 18), torch.nan), 1).isnan().all()
+    for gradient in (torch.enable_grad(), torch.no_grad()):
+        with gradient:
+            assert small()(torch.full((1, 2, 1, 12, 18), torch.nan), 1).isnan().all()
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """No graph of another test is found again, and none is left behind."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("gradient", [torch.enable_grad(), torch.no_grad()], ids=["training", "forecasting"])
+def test_a_compiled_step_is_one_graph_and_gives_the_same_estimate_and_state(
+    gradient: AbstractContextManager[None],
+) -> None:
+    model, frame = small(down=(2,), up=(1,)), days(1)[:, 0]
+    with torch.no_grad():
+        _, state = model.step(frame, None, None)
+    with gradient:
+        compiled = torch.compile(model.step, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(frame, None, state), model.step(frame, None, state), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("gradient", [torch.enable_grad(), torch.no_grad()], ids=["training", "forecasting"])
+def test_an_exported_model_gives_the_same_forecast(gradient: AbstractContextManager[None]) -> None:
+    model, frames = small(down=(2,), up=(1,)).eval(), days(1)
+    with gradient:
+        exported = torch.export.export(model, (frames, 2)).module()
+        torch.testing.assert_close(exported(frames, 2), model(frames, 2), atol=1e-6, rtol=0)
 
 
 def test_stochastic_depth_drops_whole_samples_in_training_only() -> None:
