@@ -71,7 +71,6 @@ class SwinLSTMBConfig(RecurrentConfig):
     """Size and shape of a SwinLSTM-B; the defaults are the published model.
 
     ``depths`` and ``heads`` list the cells in the order they run. Every block has the same ``drop_path``.
-
     """
 
     patch: PositiveInt = 2

@@ -62,7 +62,15 @@ def load_network(path: Path) -> nn.Module:
             metadata = file.metadata() or {}
         network = build(metadata["architecture"], json.loads(metadata["config"]))
         network.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, safetensors.SafetensorError, SettingsError, KeyError, ValueError, RuntimeError) as error:
+    except (
+        OSError,
+        safetensors.SafetensorError,
+        SettingsError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise WeightsError(f"{path} is not a network written by `datlstm convert-weights`: {error}") from error
     return network.eval()
 
