@@ -201,19 +201,26 @@ def stochastic_depth(rate: float) -> nn.Module:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, *, fused: bool = False) -> Tensor:
-    """Return softmax(q k' / sqrt(d) + bias) v for ``(B, n, queries, d)`` and ``(B, n, keys, d)``.
+    """Return softmax(q k' / sqrt(d) + bias) v for ``(B, ..., queries, d)`` and ``(B, ..., keys, d)``.
 
-    ``fused`` asks for torch's fused attention, which a GPU always gets. On CPU plain products beat it for small windows
-    and wherever the bias is learnt.
+    ``bias`` broadcasts to ``(B, ..., queries, keys)``. ``fused`` asks for torch's fused attention, which a GPU always
+    gets. On CPU plain products beat it for small windows and wherever the bias is learnt.
     """
-    if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype))
-    if fused:
-        # Autocast would round the bias as well, and copy it for that.
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(query, key, value, bias)
+    if fused or query.is_cuda:
+        return _fused_attention(query, key, value, bias)
     logits = (query * query.shape[-1] ** -0.5) @ key.mT + bias
     return logits.softmax(-1).to(value.dtype) @ value
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    # Kernels take four dimensions; those of a GPU want the bias in the precision of the rest.
+    bias = bias.expand(*query.shape[:-1], key.shape[-2])
+    if query.is_cuda:
+        bias = bias.to(query.dtype)
+    flat = (part.flatten(0, -4) for part in (query, key, value))
+    # Autocast would round the bias on CPU as well, and copy it for that.
+    with torch.autocast(query.device.type, enabled=False):
+        return F.scaled_dot_product_attention(*flat, attn_mask=bias.flatten(0, -4)).view(query.shape)
 
 
 def relative_position_index(window: int) -> Tensor:
