@@ -217,10 +217,11 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) ->
     bias = bias.expand(*query.shape[:-1], key.shape[-2])
     if query.is_cuda:
         bias = bias.to(query.dtype)
-    flat = (part.flatten(0, -4) for part in (query, key, value))
+    queries, keys, values = (part.flatten(0, -4) for part in (query, key, value))
     # Autocast would round the bias on CPU as well, and copy it for that.
     with torch.autocast(query.device.type, enabled=False):
-        return F.scaled_dot_product_attention(*flat, attn_mask=bias.flatten(0, -4)).view(query.shape)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, bias.flatten(0, -4))
+    return mixed.view(query.shape)
 
 
 def relative_position_index(window: int) -> Tensor:
