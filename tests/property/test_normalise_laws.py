@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
@@ -17,7 +17,7 @@ DIMS = ("time", "latitude", "longitude")
 PLAIN = NormaliserSettings(harmonics=2)
 TRENDED = NormaliserSettings(harmonics=2, minimum_trend_years=1.0)
 seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=8, deadline=None)
+few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def on_grid(values: np.ndarray | da.Array, first_day: str = "1999-03-05") -> xr.DataArray:
