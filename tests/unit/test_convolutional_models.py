@@ -205,7 +205,7 @@ def test_each_part_of_a_joined_convolution_starts_as_its_own_convolution_would(i
 @pytest.mark.parametrize("preset", ["reference", "operational"])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_every_parameter_receives_a_gradient(name: str, preset: Preset, layer_norm: bool) -> None:
-    model = preset_of(name, preset, hidden=(5, 5), forcing_channels=2, layer_norm=layer_norm)
+    model = preset_of(name, preset, lead_frames=2, hidden=(5, 5), forcing_channels=2, layer_norm=layer_norm)
     # A zero head passes no gradient down.
     nn.init.normal_(model.readout.weight)
     model(days(3), 2, days(4, channels=2)).square().mean().backward()
@@ -226,10 +226,11 @@ def test_frames_of_any_size_and_number_give_all_estimates(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_untrained_operational_model_is_persistence(name: str) -> None:
-    model = preset_of(name, "operational")
     frames = 5 * days(3)
-    expected = torch.cat([frames, frames[:, -1:].expand(-1, 3, -1, -1, -1)], dim=1)
-    torch.testing.assert_close(model(frames, 4), expected)
+    persisted = frames[:, -1:].expand(-1, 4, -1, -1, -1)
+    torch.testing.assert_close(preset_of(name, "operational")(frames, 4), persisted)
+    fed_back = preset_of(name, "operational", direct_leads=0)(frames, 4)
+    torch.testing.assert_close(fed_back, torch.cat([frames[:, :2], persisted], dim=1))
 
 
 @pytest.mark.parametrize("name", NAMES)
