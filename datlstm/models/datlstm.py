@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from datlstm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Stage
 from datlstm.models.frames import Grid
-from datlstm.models.layers import WindowAttention, attend
+from datlstm.models.layers import WindowAttention, attend, like
 from datlstm.settings import PositiveInt
 
 BIAS_STD = 0.01
@@ -192,9 +192,11 @@ class DeformableAttention(nn.Module):
 
     def key_positions(self, query: Tensor) -> Tensor:
         """Map queries ``(B, h * w, C)`` to the positions ``(B, groups, keys, 2)`` of each group's keys."""
-        local = self.offset_convolution(self._group_images(query))
-        local = rearrange(local, "(b g) c h w -> b g (h w) c", g=self.groups)
-        offset = self.offset(F.gelu(self.offset_norm(local)))
+        # Not in half precision: it can't tell where in a cell a key lies, and is slower in the convolution's gradient.
+        with torch.autocast(query.device.type, enabled=False):
+            local = self.offset_convolution(like(self.reference_points, self._group_images(query)))
+            local = rearrange(local, "(b g) c h w -> b g (h w) c", g=self.groups)
+            offset = self.offset(F.gelu(self.offset_norm(local)))
         if self.offset_range < 0:
             return (offset + self.reference_points).clamp(-1, 1)
         return torch.tanh(offset) * self.offset_scale + self.reference_points
