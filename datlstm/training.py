@@ -197,7 +197,7 @@ def _fit(
         better = score < untrained
         best_state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
     module.load_state_dict(best_state if better else initial)
-    log.info("validation loss: untrained (damped persistence) %.4f, best epoch %.4f", untrained, score)
+    log.info("validation loss: untrained network %.4f, best epoch %.4f", untrained, score)
     if not better:
         log.warning("no epoch beat the untrained network, whose weights are kept: train longer or on more data")
     return {"epochs": trainer.current_epoch, "untrained_validation_loss": untrained, "validation_loss": score}

@@ -40,7 +40,7 @@ class DatLSTMConfig(EncoderDecoderConfig):
     uncentred_keys: bool = True
 
     @classmethod
-    def _sized(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _with_heads(cls, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "heads": (1, 2), "groups": (1, 1), "uncentred_keys": False}
 
     @model_validator(mode="after")

@@ -64,12 +64,12 @@ class EncoderDecoderConfig(RecurrentConfig):
         """Return one level on at most 16 tokens along the shorter side, in the windows that need least padding."""
         small: dict[str, Any] = {"embed": 16, "down": (2,), "up": (2,), "drop_path": 0.0}
         small |= {"patch": fitting_patch(height, width), "head": "increment"}
-        configs = [cls(height=height, width=width, **cls._sized(small), window=window) for window in (4, 5, 6)]
+        configs = [cls(height=height, width=width, **cls._with_heads(small), window=window) for window in (4, 5, 6)]
         fewest = min(configs, key=lambda config: config.grid(0)[0] * config.grid(0)[1])
-        return cls._sized(small) | {"window": fewest.window}
+        return cls._with_heads(small) | {"window": fewest.window}
 
     @classmethod
-    def _sized(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _with_heads(cls, options: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
 
     def heads_at(self, position: int) -> int:

@@ -35,7 +35,7 @@ class SwinLSTMDConfig(EncoderDecoderConfig):
     heads: tuple[PositiveInt, ...] = (4, 8)
 
     @classmethod
-    def _sized(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _with_heads(cls, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "heads": (2,)}
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,29 @@ def test_an_untrained_forecaster_damps_every_frame_it_estimates(
         estimates = model(inputs, torch.ones_like(inputs, dtype=torch.bool))
     assert estimates.shape == (2, estimated, 1, 16, 16)
     torch.testing.assert_close(estimates[:, :, 0], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("convlstm", {"hidden": [8]}),
+        ("datlstm", {"embed": 8, "down": [2], "up": [2], "heads": [1, 2], "groups": [1, 1], "window": 2}),
+        ("simvp", {"hidden_spatial": 4, "hidden_temporal": 8, "temporal_blocks": 2}),
+        ("tctn", {"depth": 8, "layers": 1}),
+    ],
+)
+def test_a_published_head_learns_and_its_bundle_forecasts(
+    trained: Settings, name: str, options: dict[str, Any]
+) -> None:
+    model = {**dict(trained.model), "name": name, "preset": "reference", "options": {name: options}}
+    training = trained.training.model_copy(update={"epochs": 4, "learning_rate": 1e-2})
+    settings = trained.replace(model=model, training=training)
+    bundle = retrain(settings, *prepare(settings))
+    assert bundle.training["validation_loss"] < bundle.training["untrained_validation_loss"]
+    store = Store(settings.store)
+    sst = Archive(settings).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load()
+    made = forecast(Bundle.load(store, bundle.save(store)), sst, INITS)
+    assert np.isfinite(made.values[:, :, bundle.normaliser.ocean_mask.values]).all()
 
 
 # Torch's compiler imports what torch warns of, and looks at gradients that nobody asked it to look at.
