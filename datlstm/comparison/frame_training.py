@@ -50,7 +50,7 @@ class Budget(Frozen):
 
     def in_words(self) -> str:
         """Return the budget as a table's heading says it."""
-        limits = (self.steps and f"{self.steps} steps", self.minutes and f"{self.minutes:g} minutes")
+        limits = (self.steps and f"{self.steps} steps", self.minutes and f"{self.minutes:g} min")
         effort = " or ".join(limit for limit in limits if limit)
         return f"{effort} of {self.batch_size} sequences, Adam at {self.learning_rate:g}, seed {self.seed}"
 
