@@ -1,6 +1,7 @@
 """Frame sequences to train and score on, and the array file through which any benchmark of the field comes in."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +26,11 @@ FORMAT = (
 )
 
 
-class Sequences(Dataset[Tensor]):
+class Sequences(Dataset[Tensor], ABC):
     """Frame sequences by number; an item is float32 ``(frames, channels, height, width)`` in 0 … 1."""
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
 
 class ArraySequences(Sequences):

@@ -4,6 +4,7 @@ The widely used benchmark formulation, that of OpenSTL (Tan et al. 2023): no bia
 patches whose cells become channels. What `PredRNN` shares with it lives here too.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
@@ -79,9 +80,9 @@ class PatchNetwork(RecurrentNetwork):
         output = from_patches(like(frame, self.readout(top)), self.config.patch)[..., :height, :width]
         return self.config.read(output, frame), new_state
 
+    @abstractmethod
     def climb(self, maps: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Run all cells on patches ``(B, C * patch**2, h, w)``; return the top's hidden map and the new state."""
-        raise NotImplementedError
 
 
 class ConvLSTM(PatchNetwork):

@@ -40,8 +40,9 @@ class DatLSTMConfig(EncoderDecoderConfig):
     uncentred_keys: bool = True
 
     @classmethod
-    def _with_heads(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return {**options, "heads": (1, 2), "groups": (1, 1), "uncentred_keys": False}
+    def operational(cls, height: int, width: int) -> dict[str, Any]:
+        """Return one level of two heads or fewer, keys spread evenly, fitted to frames of a size."""
+        return cls.fitted(height, width, heads=(1, 2), groups=(1, 1), uncentred_keys=False)
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:

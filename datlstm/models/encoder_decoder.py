@@ -1,5 +1,6 @@
 """The body that DatLSTM and SwinLSTM-D share: gated cells on ever coarser token grids, and back to the finest."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import product
@@ -60,25 +61,24 @@ class EncoderDecoderConfig(RecurrentConfig):
     head: Head = "sigmoid"
 
     @classmethod
-    def operational(cls, height: int, width: int) -> dict[str, Any]:
-        """Return one level on at most 16 tokens along the shorter side, in the windows that need least padding."""
-        small: dict[str, Any] = {"embed": 16, "down": (2,), "up": (2,), "drop_path": 0.0}
+    def fitted(cls, height: int, width: int, **own: Any) -> dict[str, Any]:
+        """Return a small model's options, a child's ``own`` among them, for frames of a size.
+
+        One level on at most 16 tokens along the shorter side, in the windows that need least padding.
+        """
+        small: dict[str, Any] = {"embed": 16, "down": (2,), "up": (2,), "drop_path": 0.0, **own}
         small |= {"patch": fitting_patch(height, width), "head": "increment"}
-        configs = [cls(height=height, width=width, **cls._with_heads(small), window=window) for window in (4, 5, 6)]
+        configs = [cls(height=height, width=width, **small, window=window) for window in (4, 5, 6)]
         fewest = min(configs, key=lambda config: config.grid(0)[0] * config.grid(0)[1])
-        return cls._with_heads(small) | {"window": fewest.window}
+        return small | {"window": fewest.window}
 
-    @classmethod
-    def _with_heads(cls, options: dict[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
-
+    @abstractmethod
     def heads_at(self, position: int) -> int:
         """Return the heads of the cell that runs at ``position``, counted through the encoder and the decoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tiles(self, grid: Grid) -> bool:
         """Whether a cell can run on a token grid."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _lists_fit(self) -> Self:

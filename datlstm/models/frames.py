@@ -4,6 +4,7 @@ A network maps frames ``(B, T, C, H, W)`` to estimates of the last N frames of t
 the first, ``(B, N, C, H, W)``: a recurrent one estimates them all, a direct one only the ``lead_frames`` forecast.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 import torch
@@ -75,7 +76,7 @@ class RecurrentConfig(ModelConfig):
         return read_out(self.head, output, newest)
 
 
-class RecurrentNetwork(nn.Module):
+class RecurrentNetwork(nn.Module, ABC):
     """A network that reads one frame a step; children define `step`."""
 
     def __init__(self, config: RecurrentConfig) -> None:
@@ -94,12 +95,12 @@ class RecurrentNetwork(nn.Module):
         run = self._all_at_once if self.config.direct_leads else self._one_by_one
         return torch.stack(run(frames, lead_frames, forcing), dim=1)
 
+    @abstractmethod
     def step(self, frame: Tensor, forcing: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         """Return the estimate ``(B, output_channels, H, W)`` of what follows ``frame``, and the new state.
 
         ``forcing`` is ``(B, forcing_channels, H, W)`` or none; no state is the first step's.
         """
-        raise NotImplementedError
 
     def _one_by_one(self, frames: Tensor, lead_frames: int, forcing: Tensor | None) -> list[Tensor]:
         estimates: list[Tensor] = []

@@ -35,8 +35,9 @@ class SwinLSTMDConfig(EncoderDecoderConfig):
     heads: tuple[PositiveInt, ...] = (4, 8)
 
     @classmethod
-    def _with_heads(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return {**options, "heads": (2,)}
+    def operational(cls, height: int, width: int) -> dict[str, Any]:
+        """Return one level of two heads, fitted to frames of a size."""
+        return cls.fitted(height, width, heads=(2,))
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
