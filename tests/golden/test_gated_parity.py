@@ -1,5 +1,6 @@
 """DatLSTM and both SwinLSTMs against arrays recorded from the published implementations, weights converted."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks import literal
 from datlstm.models import build
+from datlstm.models.layers import GatedCell
 from datlstm.published import convert
 from tests.golden.recorded import entries, from_recipe, gradient_norms, load, meta
 
@@ -123,3 +125,54 @@ def test_states_after_one_step_equal_the_published_model(case: str) -> None:
     with torch.no_grad():
         _, states = model_of(case).eval().step(torch.from_numpy(arrays["x"][:1, 1]), None, before)  # type: ignore[operator]
     torch.testing.assert_close(states, after, atol=1e-5, rtol=0)
+
+
+OUR_MODULES = (
+    (r"^(Downsample|ST)\.patch_embed$", "embed"),
+    (r"^Downsample\.layers\.(\d+)\.Dat|^Downsample\.layers\.(\d+)\.Swin", r"encoder.\1\2"),
+    (r"^Upsample\.layers\.(\d+)\.Dat|^Upsample\.layers\.(\d+)\.Swin", r"decoder.\1\2"),
+    (r"coder\.(\d+)\.layers", r"coder.\1.blocks"),
+    (r"\.red$", ".reduction"),
+    (r"\.mlp$", ".feed_forward"),
+    (r"\.(window_attn|dat_attn)", ".attention"),
+    (r"\.conv_offset$", ".offset"),
+    (r"^Downsample\.downsample", "merging"),
+    (r"^Upsample\.upsample", "expanding"),
+)
+
+
+def our_module(name: str, model: nn.Module) -> nn.Module:
+    """Return the module that does what a published one does; a stack of blocks ends in its last block."""
+    for pattern, replacement in OUR_MODULES:
+        name = re.sub(pattern, replacement, name)
+    module = model.get_submodule(name)
+    return module.blocks[-1] if isinstance(module, GatedCell) else module
+
+
+@pytest.mark.parametrize("case", ["dat_small_w4", "swind_small"])
+def test_every_recorded_inner_output_equals_the_published_model(case: str) -> None:
+    # The head is recorded beside the output; of shifted windows only the first one is, of offsets the first group.
+    recorded = {key: value for key, value in entries(case, "int/").items() if not key.endswith((".attn", ".Unembed"))}
+    plain = {key: value for key, value in recorded.items() if "#" not in key}
+    model, found, positions = model_of(case).eval(), dict[str, Tensor](), dict[str, Tensor]()
+    for name in plain:
+        our_module(name, model).register_forward_hook(lambda _, __, output, name=name: found.update({name: output}))
+    arrays = load(case)
+    cells = list(dict.fromkeys(key.split("/")[1] for key in arrays if key.startswith("state0/")))
+    before = [tuple(torch.from_numpy(arrays[f"state0/{cell}/{part}"]) for part in "hc") for cell in cells]
+    with torch.no_grad():
+        model.step(torch.from_numpy(arrays["x"][:1, 1]), None, before)  # type: ignore[operator]
+    for name, expected in plain.items():
+        if name.endswith(".conv_offset"):
+            offset = found[name][:, 0].mT.unflatten(2, expected.shape[2:])
+            attention = our_module(name.removesuffix(".conv_offset"), model)
+            positions[name.replace(".conv_offset", "#pos")] = torch.tanh(found[name]) * attention.offset_scale
+            torch.testing.assert_close(offset, expected, atol=1e-5, rtol=0)
+        else:
+            image = expected if expected.ndim == 3 else expected.flatten(2).mT
+            torch.testing.assert_close(found[name], image, atol=1e-5, rtol=0)
+    for name, moved in positions.items():
+        reference = recorded[name.replace("#pos", "#ref")].flatten(2, 3)
+        torch.testing.assert_close(moved + reference, recorded[name].flatten(2, 3), atol=1e-5, rtol=0)
+        attention = our_module(name.removesuffix("#pos"), model)
+        torch.testing.assert_close(attention.reference_points.expand_as(reference), reference, atol=1e-6, rtol=0)
