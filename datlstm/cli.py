@@ -17,6 +17,7 @@ from datlstm.clock import today
 from datlstm.comparison import cli as benchmark
 from datlstm.errors import DatlstmError, SettingsError
 from datlstm.settings import Settings, load_settings, shipped_regions
+from datlstm.synthetic.marine_store import cli as marine_store
 
 # Prefect reads these at import: its embedded server needs longer than its default on a small machine, and says nothing
 # to the outside.
@@ -36,6 +37,7 @@ app = typer.Typer(
     epilog="Every value of a settings file can be overridden, for example DATLSTM_STORE=s3://bucket/prefix.",
 )
 app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(marine_store.app, name="marine-store")
 console = Console()
 errors = Console(stderr=True)
 
@@ -81,14 +83,31 @@ def backfill(
     last_day: Annotated[
         datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Default: the source's last day.")
     ] = None,
+    again: Annotated[bool, typer.Option(help="Read finished years again too.")] = False,
     settings: SettingsName = None,
 ) -> None:
     """Fill the archive with past days, a year a commit; run it again after a kill and it goes on."""
-    chosen = _settings(settings)
-    last = _day(last_day) or _guarded(lambda: _source_end(chosen))
+    _settings(settings)
     from flows.backfill import backfill as flow
 
-    console.print(_guarded(lambda: flow(last, _day(first_day), settings)))
+    console.print(_guarded(lambda: flow(_day(last_day), _day(first_day), settings, again)))
+
+
+@app.command("product-step")
+def product_step(settings: SettingsName = None) -> None:
+    """Measure the step between the reprocessed and the near-real-time product, and store it; a map for each month."""
+    from datlstm.product_overlap import measure_step
+    from datlstm.sources import open_source
+    from datlstm.store import Store
+
+    chosen = _settings(settings)
+
+    def act() -> str:
+        measured = measure_step(chosen, open_source(chosen))
+        measured.save(Store(chosen.store))
+        return measured.summary()
+
+    console.print(_guarded(act), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -232,12 +251,6 @@ def _guarded(act: Callable[[], R]) -> R:
 def _fail(error: DatlstmError) -> NoReturn:
     errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
     sys.exit(1)
-
-
-def _source_end(settings: Settings) -> date:
-    from datlstm.sources import open_source
-
-    return open_source(settings).coverage()[1]
 
 
 def _announce_bootstrap(settings: Settings) -> None:

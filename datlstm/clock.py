@@ -5,9 +5,14 @@ from datetime import UTC, date, datetime
 
 def today() -> date:
     """Return the current day in UTC."""
-    return datetime.now(UTC).date()
+    return now().date()
+
+
+def now() -> datetime:
+    """Return the current time in UTC."""
+    return datetime.now(UTC)
 
 
 def now_seconds() -> int:
     """Return the current time in whole seconds since 1970-01-01 UTC, for timestamps that say when."""
-    return int(datetime.now(UTC).timestamp())
+    return int(now().timestamp())

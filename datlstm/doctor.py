@@ -60,12 +60,12 @@ def _region(settings: Settings, today: date) -> Finding:
 
 
 def _source(settings: Settings, today: date) -> Finding:
-    source = open_source(settings)
-    first, last = source.coverage()
-    age = (today - last).days
+    products = open_source(settings).products()
+    age = (today - max(product.last_day for product in products)).days
     state: State = "ok" if age <= 2 else "warn"
     remedy = "" if state == "ok" else f", {age} days ago: wait for it, or look at the provider's notices"
-    return state, f"{settings.source.kind}: {source.product} {source.version}, {first} … {last}{remedy}"
+    found = "; ".join(f"{product}, {product.first_day} … {product.last_day}" for product in products)
+    return state, f"{settings.source.kind}: {found}{remedy}"
 
 
 def _store(settings: Settings, today: date) -> Finding:
@@ -96,7 +96,7 @@ def _gaps(settings: Settings, today: date) -> Finding:
     unusable = [day for day, flags in flagged.items() if flags & UNUSABLE]
     if not unusable:
         return "warn", f"{flags}: still used; compare them with the source"
-    return "fail", f"{flags}: read again with `datlstm backfill --from {unusable[0]} --to {unusable[-1]}`"
+    return "fail", f"{flags}: read again with `datlstm backfill --again --from {unusable[0]} --to {unusable[-1]}`"
 
 
 def _champion(settings: Settings, today: date) -> Finding:

@@ -27,23 +27,29 @@ UNUSABLE = DayQuality.MISSING | DayQuality.EMPTY | DayQuality.OUT_OF_RANGE | Day
 
 
 def check_days(
-    sst: xr.DataArray, ocean_mask: xr.DataArray, previous: xr.DataArray | None, settings: QualitySettings
+    sst: xr.DataArray, ocean_mask: xr.DataArray, stored: xr.DataArray | None, settings: QualitySettings
 ) -> xr.DataArray:
     """Return the `DayQuality` of each day as uint8 ``(time)``.
 
     ``sst`` is ``(time, latitude, longitude)`` kelvin, days ascending but not necessarily consecutive; ``ocean_mask`` is
-    boolean ``(latitude, longitude)``; ``previous`` is the field of the day before the first, or None when it is absent.
-    `REPEATED` marks a field equal, cell by cell, to the day before's: a stale copy, since the sea never stands still.
+    boolean ``(latitude, longitude)``; ``stored`` is what the archive holds of the days from the one before the first
+    to the one after the last, as stored, or None when there is no archive. `REPEATED` marks a field equal, cell by
+    cell, to a neighbouring day's: a stale copy or another day's stamp, since the sea never stands still.
     """
-    fields = sst.where(ocean_mask).values
-    before = np.full_like(fields, np.nan)
-    before[1:] = fields[:-1]
-    before[:1] = np.nan if previous is None else previous.values
-    consecutive = np.diff(sst["time"].values, prepend=sst["time"].values[:1] - DAY) == DAY
-    flags = [
-        _check_field(field, ocean_mask.values, settings) | (_check_change(field, last, settings) if follows else 0)
-        for field, last, follows in zip(fields, before, consecutive, strict=True)
-    ]
+    fields = sst.where(ocean_mask).transpose("time", ...)
+    given = dict(zip(fields["time"].values, fields.values, strict=True))
+    known = {} if stored is None else dict(zip(stored["time"].values, stored.values, strict=True))
+    flags = []
+    for day, field in given.items():
+        before = given.get(day - DAY, known.get(day - DAY))
+        flag = _check_field(field, ocean_mask.values, settings) | _check_change(field, before, settings)
+        if (
+            day in known
+            and not _equal(field, known[day])
+            and any(_equal(field, known[near]) for near in (day - DAY, day + DAY) if near in known)
+        ):
+            flag |= DayQuality.REPEATED
+        flags.append(int(flag))
     return xr.DataArray(np.array(flags, dtype="uint8"), dims="time", coords={"time": sst["time"]}, name="quality")
 
 
@@ -66,11 +72,15 @@ def _check_field(field: np.ndarray, ocean: np.ndarray, settings: QualitySettings
     return int(flags)
 
 
-def _check_change(field: np.ndarray, before: np.ndarray, settings: QualitySettings) -> int:
-    change = np.abs(field - before)
+def _check_change(field: np.ndarray, before: np.ndarray | None, settings: QualitySettings) -> int:
+    change = np.abs(field - before) if before is not None else np.array([])
     change = change[np.isfinite(change)]
-    if change.size == 0:
+    if before is None or change.size == 0:
         return 0
-    if np.array_equal(field, before, equal_nan=True):
+    if _equal(field, before):
         return int(DayQuality.REPEATED)
     return int(DayQuality.JUMP) if change.mean() > settings.maximum_jump_kelvin else 0
+
+
+def _equal(field: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.isfinite(field).any()) and np.array_equal(field, other, equal_nan=True)

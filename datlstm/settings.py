@@ -57,12 +57,32 @@ class Region(Frozen):
         return self
 
 
-class CopernicusSource(Frozen):
-    """One dataset of Copernicus Marine, pinned by id and version."""
+class CopernicusDataset(Frozen):
+    """A dataset of Copernicus Marine. Without a version, the one that is the catalogue's default that day."""
 
-    product: str = "SST_GLO_SST_L4_NRT_OBSERVATIONS_010_001"
-    dataset_id: str = "METOFFICE-GLO-SST-L4-NRT-OBS-SST-V2"
+    product: str
+    dataset_id: str
     dataset_version: str | None = None
+
+
+class CopernicusSource(Frozen):
+    """Which datasets are read, the reprocessed before the near-real-time one, and what bounds a run of the client.
+
+    ``subtract_step`` takes the measured step between them off near-real-time days. ``credentials_block`` names a
+    Prefect Secret block that holds ``username`` and ``password``; without it the environment does.
+    """
+
+    reprocessed: CopernicusDataset | None = CopernicusDataset(
+        product="SST_GLO_SST_L4_REP_OBSERVATIONS_010_011",
+        dataset_id="METOFFICE-GLO-SST-L4-REP-OBS-SST",
+        dataset_version="202003",
+    )
+    near_real_time: CopernicusDataset = CopernicusDataset(
+        product="SST_GLO_SST_L4_NRT_OBSERVATIONS_010_001", dataset_id="METOFFICE-GLO-SST-L4-NRT-OBS-SST-V2"
+    )
+    limit_seconds: PositiveFloat = 600.0
+    subtract_step: bool = False
+    credentials_block: str | None = None
 
 
 class FilesSource(Frozen):
@@ -87,21 +107,57 @@ class SyntheticSource(Frozen):
     seed: int = 20260101
 
 
-class SourceSettings(Frozen):
-    """Where sea surface temperature comes from; ``kind`` chooses, each kind has its own section."""
+class MarineStoreSource(Frozen):
+    """A local Marine Data Store of the synthetic sea: an own one while a process runs, or a served one.
 
-    kind: Literal["copernicus", "files", "synthetic"] = "copernicus"
+    ``endpoint`` and ``certificate`` are what `datlstm marine-store serve` prints.
+    """
+
+    endpoint: str | None = None
+    certificate: Path | None = None
+
+
+class RetrySettings(Frozen):
+    """How long a night waits for its source.
+
+    After a failure that may pass it tries again, ``attempts`` times in all, after ``first_wait_seconds``, then twice as
+    long each time up to ``longest_wait_seconds``, give or take a random part. For days that are not there yet it asks
+    every ``poll_minutes`` until ``deadline_hours`` after the night's midnight (UTC).
+    """
+
+    attempts: PositiveInt = 6
+    first_wait_seconds: PositiveFloat = 30.0
+    longest_wait_seconds: PositiveFloat = 960.0
+    poll_minutes: PositiveFloat = 15.0
+    deadline_hours: PositiveFloat = 12.0
+
+
+class SourceSettings(Frozen):
+    """Where sea surface temperature comes from; ``kind`` chooses, each kind has its own section.
+
+    ``marine-store`` is the official client of ``copernicus`` on a local Marine Data Store of the ``synthetic`` sea.
+    """
+
+    kind: Literal["copernicus", "marine-store", "files", "synthetic"] = "copernicus"
     copernicus: CopernicusSource = CopernicusSource()
+    marine_store: MarineStoreSource = MarineStoreSource()
     files: FilesSource = FilesSource()
     synthetic: SyntheticSource = SyntheticSource()
+    retry: RetrySettings = RetrySettings()
 
 
 class ArchiveSettings(Frozen):
-    """The archive's time axis starts at ``first_day`` for ever; ``rolling_days`` are read again every night."""
+    """The archive's time axis starts at ``first_day`` for ever.
+
+    ``rolling_days`` are read again every night, ``weekly_rolling_days`` on Sundays, and up to ``upgrade_days`` for
+    which a better product has come out since they were read.
+    """
 
     first_day: date = date(1981, 10, 1)
     chunk_days: PositiveInt = 30
     rolling_days: PositiveInt = 14
+    weekly_rolling_days: PositiveInt = 60
+    upgrade_days: PositiveInt = 366
     bootstrap_days: PositiveInt = 731
 
 

@@ -1,49 +1,42 @@
 """Bring days from the source into the archive."""
 
-from datetime import date, timedelta
+from datetime import date
 
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.states import State
 from tqdm import tqdm
 
 from datlstm import ingest as library
-from datlstm.archive import Archive
 from datlstm.compute import dask_compute
-from datlstm.errors import NotYetAvailableError, TransientSourceError
+from datlstm.errors import NotEnoughDataError, NotYetAvailableError, PermanentSourceError
+from datlstm.product_overlap import measure_step
 from datlstm.settings import load_settings
+from datlstm.store import Store
+from tasks.source import source_of
 from tasks.step import step
 
 
-def _is_transient(_task: object, _run: object, state: State[str]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientSourceError)
-
-
-@step(retries=3, retry_delay_seconds=[30, 120, 480], retry_jitter_factor=0.3, retry_condition_fn=_is_transient)
+@step()
 def ingest_days(settings_name: str | None, forecast_date: date) -> str:
-    """Read the rolling window before ``forecast_date``, and all since the archive's end, into the archive.
+    """Read what a night needs into the archive, waiting for a source that fails or is late.
 
-    Returns one line that says what changed. Raises `SourceError`, `GridError`, `ArchiveError`.
+    Returns one line that says what changed, and one for each thing that a person should look at. Raises `SourceError`,
+    `GridError`, `ArchiveError`; an error that waiting can't mend is left as an artifact at once.
     """
     settings = load_settings(settings_name)
-    last = forecast_date - timedelta(days=1)
-    first = forecast_date - timedelta(days=settings.archive.rolling_days)
-    archive = Archive(settings)
-    usable = archive.usable_days() if archive.exists() else []
-    if usable:
-        first = min(first, usable[-1] + timedelta(days=1))
-    first = max(first, settings.archive.first_day)
     try:
         with dask_compute(settings):
-            report = library.ingest(settings, first, last)
+            report = library.patient_ingest(settings, forecast_date, source_of(settings))
     except NotYetAvailableError as error:
         get_run_logger().warning("%s", error)
         return f"nothing new: {error}"
-    message = (
-        f"{first} … {last}: {len(report.added)} days added, {len(report.revised)} revised, "
-        f"{len(report.unchanged)} unchanged, {len(report.refused)} refused; snapshot {report.snapshot_id}"
-    )
-    get_run_logger().info(message)
-    return message
+    except PermanentSourceError as error:
+        get_run_logger().error("the source needs a person: %s", error)
+        create_markdown_artifact(f"# The source needs a person\n\n{error}\n", key="source")
+        raise
+    get_run_logger().info("%s", report)
+    return "<br>".join([str(report), *report.problems])
 
 
 def outcome(ingested: State[str]) -> str:
@@ -52,20 +45,39 @@ def outcome(ingested: State[str]) -> str:
 
 
 @step()
-def backfill_days(settings_name: str | None, first_day: date | None, last_day: date) -> str:
-    """Fill the archive year by year, from the source's first day when none is given, and say what was added.
+def backfill_days(settings_name: str | None, first_day: date | None, last_day: date | None, again: bool) -> str:
+    """Fill the archive year by year, by default from the source's first day to its last, and say what was added.
 
-    Finished years are not read again. Raises as `ingest_days`.
+    Finished years are not read unless ``again``. Raises as `ingest_days`.
     """
     settings = load_settings(settings_name)
-    first = first_day or max(library.open_source(settings).coverage()[0], settings.archive.first_day)
-    pieces = library.yearly_pieces(first, last_day)
-    added = 0
+    source = source_of(settings)
+    products = source.products()
+    first = first_day or max(min(product.first_day for product in products), settings.archive.first_day)
+    last = last_day or max(product.last_day for product in products)
+    pieces = library.yearly_pieces(first, last)
+    added = revised = 0
     with dask_compute(settings), tqdm(total=len(pieces), unit="year", desc="backfill", disable=None) as bar:
-        for start, _, report in library.backfill(settings, first, last_day):
-            added += len(report.added) if report else 0
+        for start, _, report in library.backfill(settings, first, last, source, again=again):
+            if report is not None:
+                added, revised = added + len(report.upsert.added), revised + len(report.upsert.revised)
+                get_run_logger().info("%s", report)
             bar.set_postfix_str(str(start.year))
             bar.update()
-    message = f"{first} … {last_day}: {added} days added"
+    message = f"{first} … {last}: {added} days added, {revised} revised"
     get_run_logger().info(message)
     return message
+
+
+@step()
+def measure_product_step(settings_name: str | None) -> str:
+    """Measure and store the step between the source's products, where it has two; return its summary in one line."""
+    settings = load_settings(settings_name)
+    try:
+        measured = measure_step(settings, source_of(settings))
+    except NotEnoughDataError as error:
+        get_run_logger().info("step between the products not measured: %s", error)
+        return str(error)
+    measured.save(Store(settings.store))
+    get_run_logger().info("step between the products: %s", measured.summary())
+    return measured.summary()

@@ -1,10 +1,14 @@
 """The project's own task decorator."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+
+# Prefect hands on what the library logs (PREFECT_LOGGING_EXTRA_LOGGERS), but for what its level leaves out.
+logging.getLogger("datlstm").setLevel(logging.INFO)
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,6 +15,7 @@ from datlstm.ladder import nightly_forecast
 from datlstm.products import publish_forecast
 from datlstm.registry import promote
 from datlstm.settings import Settings, load_settings
+from datlstm.sources import open_source
 from datlstm.store import Store
 from datlstm.training import prepare, retrain
 
@@ -91,7 +92,7 @@ def fill(settings: Settings) -> Callable[[date, date], None]:
     """Ingest days of the synthetic sea into the test's store."""
 
     def ingest_days(first_day: date, last_day: date) -> None:
-        ingest(settings, first_day, last_day)
+        ingest(settings, first_day, last_day, open_source(settings))
 
     return ingest_days
 
@@ -100,7 +101,8 @@ def fill(settings: Settings) -> Callable[[date, date], None]:
 def filled_store(settings_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with 500 days of archive, made once; copy it before writing."""
     folder = tmp_path_factory.mktemp("filled") / "store"
-    ingest(load_settings(str(settings_file)).replace(store=folder.as_uri()), FIRST_DAY, LAST_DAY)
+    settings = load_settings(str(settings_file)).replace(store=folder.as_uri())
+    ingest(settings, FIRST_DAY, LAST_DAY, open_source(settings))
     return folder
 
 

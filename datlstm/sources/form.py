@@ -1,7 +1,7 @@
 """The way of any opened dataset to the one form of `Source.read`: names, cells, days and units found, or refused.
 
 In steps, so that a few days of a long record cost a few days: `locate` finds everything and stays as lazy as the file;
-`chunked`, `in_kelvin` and `deliver` then see only the days that were selected.
+`in_kelvin`, `refuse_wrong_packing` and `deliver` then see only the days that were selected.
 """
 
 from collections.abc import Iterable
@@ -13,76 +13,52 @@ from numpy.typing import NDArray
 
 from datlstm.errors import GridError, PermanentSourceError
 from datlstm.settings import Region
+from datlstm.sources.names import (
+    CELSIUS,
+    ERROR_NAME,
+    ICE_NAME,
+    LATITUDE,
+    LONGITUDE,
+    MASK_NAME,
+    PERCENT,
+    TIME,
+    VariableNames,
+    find_axis,
+    find_variables,
+)
 
-DAYS_PER_CHUNK = 365
 DIMS = ("time", "latitude", "longitude")
 ZERO_CELSIUS_KELVIN = 273.15
-CELSIUS = "degree_Celsius"
-PERCENT = "%"
-UNIT_NAMES = {
-    "kelvin": {"k", "kelvin", "kelvins", "degk", "deg_k", "degree_kelvin", "degrees_kelvin"},
-    CELSIUS: {"c", "°c", "degc", "deg_c", "celsius", "degree_c", "degrees_c", "degree_celsius", "degrees_celsius"},
-}
-ICE_UNIT_NAMES = {"1": {"", "1", "fraction", "dimensionless", "unitless"}, PERCENT: {"%", "percent"}}
-
-SST_STANDARD_NAMES = {
-    "sea_surface_foundation_temperature",
-    "sea_surface_temperature",
-    "sea_surface_subskin_temperature",
-    "sea_surface_skin_temperature",
-    "sea_water_potential_temperature",
-    "sea_water_temperature",
-}
-SST_NAMES = ("analysed_sst", "sst", "tos", "thetao", "sea_surface_temperature", "SST")
-ICE_STANDARD_NAMES = {"sea_ice_area_fraction"}
-ICE_NAMES = ("sea_ice_fraction", "siconc", "ice", "icec")
-ICE_NAME = "sea_ice_fraction"
-MASK_NAME = "mask"
 WATER_BIT, LAND_BIT = 1, 2
+PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue")
+# Ten kelvin beyond what seas reach: a value there is not the sea's but of its storage.
+STORABLE_KELVIN = (261.0, 318.0)
+UNSTORABLE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class VariableNames:
-    """What a dataset calls its variables; None is searched for, and only ``sst`` must be found."""
+class Provenance:
+    """What days were made of: product and version, stored beside every day, and the credit line of the licence."""
 
-    sst: str | None = None
-    ice: str | None = None
-    mask: str | None = None
-
-
-@dataclass(frozen=True)
-class _Axis:
-    name: str
-    units: frozenset[str]
-    usual_names: tuple[str, ...]
-
-
-_LATITUDE = _Axis(
-    "latitude",
-    frozenset({"degrees_north", "degree_north", "degrees_n", "degree_n"}),
-    ("latitude", "lat", "nav_lat", "Latitude", "LAT", "y"),
-)
-_LONGITUDE = _Axis(
-    "longitude",
-    frozenset({"degrees_east", "degree_east", "degrees_e", "degree_e"}),
-    ("longitude", "lon", "nav_lon", "Longitude", "LON", "x"),
-)
-_TIME = _Axis("time", frozenset(), ("time", "t", "date", "Time", "TIME"))
+    product: str
+    version: str
+    attribution: str
 
 
 def locate(dataset: xr.Dataset, region: Region, names: VariableNames, origin: str) -> xr.Dataset:
     """Return what a dataset holds for a region, in its own units and as lazy as it came.
 
     Dims ``(time, latitude, longitude)`` as `Source.read` promises, with one more source cell around the region where
-    there is one. Variables: ``sst``, its ``units`` attribute ``kelvin`` or ``degree_Celsius``; ``sea_ice_fraction``
-    and ``mask`` (OSTIA's bits, with or without time) where the dataset has them. ``origin`` names it in messages.
+    there is one. Variables: ``sst``, its ``units`` attribute ``kelvin`` or ``degree_Celsius``; ``analysis_error``
+    (kelvin), ``sea_ice_fraction`` and ``mask`` (OSTIA's bits, with or without time) where the dataset has them.
+    ``origin`` names it in messages.
     Raises `PermanentSourceError` for a layout this project can't read and `GridError` for an uncovered region.
     """
-    axes = {axis.name: _find_axis(dataset, axis, origin) for axis in (_TIME, _LATITUDE, _LONGITUDE)}
+    axes = {axis.name: find_axis(dataset, axis, origin) for axis in (TIME, LATITUDE, LONGITUDE)}
     days = _calendar_days(dataset[axes["time"]], origin)
     latitude = _degrees(dataset[axes["latitude"]], 90, origin)
     longitude = _degrees(dataset[axes["longitude"]], 720, origin)
-    if np.any(longitude > 180):
+    if np.any(np.abs(longitude) > 180):
         longitude = (longitude + 180) % 360 - 180
     rows = _cells_around(latitude, region.south, region.north)
     columns = _cells_around(longitude, region.west, region.east)
@@ -92,7 +68,7 @@ def locate(dataset: xr.Dataset, region: Region, names: VariableNames, origin: st
     positions = dict(zip(DIMS, (order, rows, columns), strict=True))
     axis_dims = {name: next((str(dim) for dim in dataset[axis].dims), None) for name, axis in axes.items()}
     cells = {}
-    for name, variable in _find_variables(dataset, names, origin).items():
+    for name, variable in find_variables(dataset, names, origin).items():
         _require_dims(name, variable, axis_dims, origin)
         cells[name] = _on_canonical_dims(name, variable, axis_dims, positions)
     coords = {"time": days[order], "latitude": latitude[rows], "longitude": longitude[columns]}
@@ -111,39 +87,60 @@ def water_of(located: xr.Dataset) -> xr.DataArray:
     return water.any([dim for dim in water.dims if dim == "time"]).compute()
 
 
-def chunked(located: xr.Dataset) -> xr.Dataset:
-    """Return days of a located dataset as dask arrays, of a year or whole chunks of the file along time."""
-    stored = located["sst"].encoding["preferred_chunks"]["time"]
-    chunks = {"time": stored * max(1, DAYS_PER_CHUNK // stored), "latitude": -1, "longitude": -1}
-    return located.drop_vars(MASK_NAME, errors="ignore").chunk(chunks)
-
-
 def in_kelvin(located: xr.Dataset) -> xr.Dataset:
     """Return days of a located dataset with ``sst`` in kelvin and ``sea_ice_fraction`` as a fraction of one."""
     converted = {}
-    if located["sst"].attrs["units"] == CELSIUS:
-        converted["sst"] = (located["sst"] + ZERO_CELSIUS_KELVIN).assign_attrs(located["sst"].attrs, units="kelvin")
-    if ICE_NAME in located and located[ICE_NAME].attrs["units"] == PERCENT:
-        converted[ICE_NAME] = (located[ICE_NAME] / 100).assign_attrs(located[ICE_NAME].attrs, units="1")
+    for name, variable in located.items():
+        if variable.attrs.get("units") == CELSIUS:
+            converted[name] = (variable + ZERO_CELSIUS_KELVIN).assign_attrs(variable.attrs, units="kelvin")
+        elif variable.attrs.get("units") == PERCENT:
+            converted[name] = (variable / 100).assign_attrs(variable.attrs, units="1")
+    for name, variable in converted.items():
+        variable.encoding = located[name].encoding
     return located.assign(converted)
 
 
-def deliver(days: xr.Dataset, water: xr.DataArray) -> xr.Dataset:
+def refuse_wrong_packing(sst: xr.DataArray, water: xr.DataArray, origin: str) -> None:
+    """Raise `PermanentSourceError` when no day of ``sst`` (kelvin, read now) can be what its producer stored.
+
+    A lost scale factor, offset or fill value, or a wrong unit, puts at least a hundredth of the water cells of every
+    day beyond what seas reach. A single such day among sound ones is left to the quality checks, which know days.
+    """
+    values = sst.where(water)
+    low, high = STORABLE_KELVIN
+    cells = ("latitude", "longitude")
+    n_present = values.notnull().sum(cells)
+    n_strange = ((values < low) | (values > high)).sum(cells)
+    has_values = (n_present > 0).to_numpy()
+    if has_values.any() and bool((n_strange > UNSTORABLE_SHARE * n_present).to_numpy()[has_values].all()):
+        stored = ", ".join(f"{key} {sst.encoding.get(key, 'missing')}" for key in PACKING)
+        raise PermanentSourceError(
+            f"{origin} gives sea surface temperatures from {float(values.min()):g} to {float(values.max()):g} K: its "
+            f"packing or units are wrong ({stored}); correct these attributes"
+        )
+
+
+def deliver(days: xr.Dataset, water: xr.DataArray, provenance: Provenance, problems: Iterable[str] = ()) -> xr.Dataset:
     """Return days in kelvin in the form of `Source.read`, as lazy as they came.
 
-    ``water`` is bool ``(latitude, longitude)`` and becomes ``mask``; cells outside it are NaN.
+    ``water`` is bool ``(latitude, longitude)`` and becomes ``mask``; cells outside it are NaN. ``provenance`` becomes
+    ``source_product`` and ``source_version``, str objects ``(time)``, and the attribute ``attribution``; ``problems``,
+    one line for each part of the source that had to be left out, the attribute of this name, a list.
     """
-    delivered = days[[name for name in ("sst", ICE_NAME) if name in days]].astype(np.float32).where(water)
+    delivered = days[[name for name in ("sst", ERROR_NAME, ICE_NAME) if name in days]].astype(np.float32).where(water)
     for name, variable in delivered.items():
         variable.attrs = days[name].attrs
         variable.encoding = {}
     bits = water.copy(data=np.where(water, WATER_BIT, LAND_BIT).astype(np.int8))
     flags = {"flag_masks": np.array([WATER_BIT, LAND_BIT], np.int8), "flag_meanings": "water land"}
-    return delivered.drop_attrs(deep=False).assign({MASK_NAME: bits.assign_attrs(flags)})
+    delivered = delivered.drop_attrs(deep=False).assign({MASK_NAME: bits.assign_attrs(flags)})
+    delivered["source_product"] = _on_every_day(days, provenance.product, "product the day came from")
+    delivered["source_version"] = _on_every_day(days, provenance.version, "version of that product")
+    return delivered.assign_attrs(attribution=provenance.attribution, problems=list(problems))
 
 
 def refuse_repeated_days(days: NDArray[np.datetime64], origin: str) -> None:
-    """Raise `PermanentSourceError` naming the first calendar day that occurs more than once, in any order.
+    """Raise `PermanentSourceError` naming the first calendar day that one dataset holds more than once, in any order.
 
     Identical repeats are refused too: telling them apart from contradictions would mean reading the whole record.
     """
@@ -152,30 +149,13 @@ def refuse_repeated_days(days: NDArray[np.datetime64], origin: str) -> None:
         day = np.datetime_as_string(distinct[counts > 1][0], unit="D")
         raise PermanentSourceError(
             f"{origin} holds {counts[counts > 1][0]} fields for {day}: one field a day is needed; "
-            "average a finer record to days, or leave the overlapping file out"
+            "average a finer record to days, or leave the repeats out"
         )
 
 
-def _find_axis(dataset: xr.Dataset, axis: _Axis, origin: str) -> str:
-    declared = [str(name) for name, variable in dataset.variables.items() if _declares(variable, axis)]
-    usual = [name for name in axis.usual_names if name in dataset.variables]
-    found = sorted(declared, key=lambda name: dataset[name].ndim) or usual
-    if not found:
-        raise PermanentSourceError(
-            f"{origin} has no {axis.name} among {_listed(dataset.variables)}: "
-            f"name it {axis.name} or give it standard_name={axis.name!r}"
-        )
-    if dataset[found[0]].ndim > 1:
-        raise PermanentSourceError(
-            f"{origin} is on a curvilinear grid ({found[0]} has dims {dataset[found[0]].dims}): "
-            "regrid it to one-dimensional latitude and longitude first"
-        )
-    return found[0]
-
-
-def _declares(variable: xr.Variable, axis: _Axis) -> bool:
-    units = str(variable.attrs.get("units", "")).lower()
-    return variable.attrs.get("standard_name") == axis.name or units in axis.units
+def _on_every_day(days: xr.Dataset, text: str, long_name: str) -> xr.Variable:
+    # Objects, because selecting with gaps turns them to NaN where NumPy's own strings raise or are cut.
+    return xr.Variable("time", np.full(days.sizes["time"], text, dtype=object), {"long_name": long_name})
 
 
 def _calendar_days(time: xr.DataArray, origin: str) -> NDArray[np.datetime64]:
@@ -195,6 +175,8 @@ def _encoded(time: xr.DataArray, key: str) -> str:
 
 def _degrees(coordinate: xr.DataArray, limit: float, origin: str) -> NDArray[np.float64]:
     degrees = np.atleast_1d(coordinate.to_numpy()).astype(np.float64)
+    if not degrees.size:
+        raise PermanentSourceError(f"{origin} has no {coordinate.name}, its size is 0: replace it")
     if not np.all(np.abs(degrees) <= limit):
         raise PermanentSourceError(
             f"{origin}: {coordinate.name} runs from {degrees.min():g} to {degrees.max():g} "
@@ -236,54 +218,6 @@ def _not_covered(
     )
 
 
-def _find_variables(dataset: xr.Dataset, names: VariableNames, origin: str) -> dict[str, xr.DataArray]:
-    sst = _find_variable(dataset, names.sst, SST_STANDARD_NAMES, SST_NAMES, origin)
-    if sst is None:
-        raise PermanentSourceError(
-            f"{origin} has no sea surface temperature among {_listed(dataset.data_vars)}: "
-            "name it in source.files.variable"
-        )
-    found = {"sst": sst.assign_attrs(units=_units(sst, UNIT_NAMES, origin))}
-    ice = _find_variable(dataset, names.ice, ICE_STANDARD_NAMES, ICE_NAMES, origin)
-    if ice is not None:
-        found[ICE_NAME] = ice.assign_attrs(units=_ice_units(ice, origin))
-    mask = _find_variable(dataset, names.mask, set(), (MASK_NAME,), origin)
-    return found if mask is None else found | {MASK_NAME: mask}
-
-
-def _find_variable(
-    dataset: xr.Dataset, given: str | None, standard_names: set[str], usual_names: tuple[str, ...], origin: str
-) -> xr.DataArray | None:
-    if given is not None:
-        if given not in dataset.data_vars:
-            raise PermanentSourceError(f"{origin} has no variable {given!r}; it has {_listed(dataset.data_vars)}")
-        return dataset[given]
-    declared = [str(n) for n, v in dataset.data_vars.items() if v.attrs.get("standard_name") in standard_names]
-    usual = [name for name in usual_names if name in dataset.data_vars]
-    candidates = [name for name in usual if name in declared] or declared or usual
-    if len(declared) > 1 and not set(declared) & set(usual):
-        raise PermanentSourceError(f"{origin}: any of {_listed(declared)} may be meant: name one in source.files")
-    return dataset[candidates[0]] if candidates else None
-
-
-def _units(variable: xr.DataArray, known: dict[str, set[str]], origin: str) -> str:
-    written = variable.attrs.get("units", "")
-    folded = str(written).strip().lower().replace(" ", "_")
-    for unit, spellings in known.items():
-        if folded in spellings:
-            return unit
-    raise PermanentSourceError(
-        f"{origin}: variable {variable.name!r} has units {written!r}, not {' or '.join(known)}: "
-        "correct its units attribute"
-    )
-
-
-def _ice_units(ice: xr.DataArray, origin: str) -> str:
-    # NOAA's OISST calls its fraction "%"; its range, packed as CF has it, tells the truth.
-    largest = float(ice.attrs.get("valid_max", np.inf)) * float(ice.encoding.get("scale_factor", 1))
-    return "1" if largest <= 1 else _units(ice, ICE_UNIT_NAMES, origin)
-
-
 def _on_canonical_dims(
     name: str, variable: xr.DataArray, axis_dims: dict[str, str | None], positions: dict[str, NDArray[np.intp]]
 ) -> xr.DataArray:
@@ -293,8 +227,7 @@ def _on_canonical_dims(
     chosen = bare.isel({dim: _as_slice(positions[axis]) for dim, axis in own.items()}).rename(own)
     if axis_dims["time"] is None and name != MASK_NAME:
         chosen = chosen.chunk().expand_dims("time")
-    stored = variable.encoding.get("preferred_chunks", {}).get(axis_dims["time"], 1)
-    chosen.encoding = {"preferred_chunks": {"time": int(stored)}}
+    chosen.encoding = {key: variable.encoding[key] for key in PACKING if key in variable.encoding}
     return chosen.transpose(*(dim for dim in DIMS if dim in chosen.dims))
 
 
@@ -322,7 +255,3 @@ def _as_slice(positions: NDArray[np.intp]) -> slice | NDArray[np.intp]:
 def _bits(mask: xr.DataArray) -> xr.DataArray:
     """Return mask bits as integers; a cell without a mask value (decoding made it NaN) has no bit set."""
     return mask.fillna(0).astype(np.int16)
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(map(str, names)) or "nothing"

@@ -2,17 +2,19 @@
 
 from datetime import date
 
-import numpy as np
 import xarray as xr
 
 from datlstm.errors import NotYetAvailableError
 from datlstm.settings import Region
-from datlstm.synthetic.bohai import FIRST_DAY, LAND_BIT, WATER_BIT, land_mask, ostia_dataset
+from datlstm.sources.form import Provenance, deliver
+from datlstm.sources.product import Product
+from datlstm.synthetic.bohai import FIRST_DAY, WATER_BIT, land_mask, ostia_dataset
 from datlstm.synthetic.coast import cells_of
 from datlstm.synthetic.labels import ATTRIBUTION, PRODUCT, VARIABLE_ATTRIBUTES, VERSION
 
 MARGIN_CELLS = 1
 LAST_DAY = date(2100, 1, 1)
+PROVENANCE = Provenance(PRODUCT, VERSION, ATTRIBUTION)
 
 
 class SyntheticSource:
@@ -27,24 +29,9 @@ class SyntheticSource:
         self._seed = seed
         self._last_day = last_day
 
-    @property
-    def product(self) -> str:
-        """The generator's name, which says that it is synthetic."""
-        return PRODUCT
-
-    @property
-    def version(self) -> str:
-        """The generator's version: changes when its numbers do."""
-        return VERSION
-
-    @property
-    def attribution(self) -> str:
-        """The credit line, which says that nothing is observed."""
-        return ATTRIBUTION
-
-    def coverage(self) -> tuple[date, date]:
-        """Return the first and last day that the source gives."""
-        return FIRST_DAY, self._last_day
+    def products(self) -> list[Product]:
+        """Return the one product: the generator's name and version, which say that it is synthetic."""
+        return [Product(PRODUCT, VERSION, FIRST_DAY, self._last_day)]
 
     def read(self, first_day: date, last_day: date) -> xr.Dataset:
         """Return the days of a closed interval in the form of `Source.read`, lazily, in chunks of up to 30 days.
@@ -55,11 +42,14 @@ class SyntheticSource:
         if first_day > self._last_day:
             raise NotYetAvailableError(f"{PRODUCT} ends on {self._last_day}, before {first_day}: ask for older days")
         days = ostia_dataset(self._box, max(first_day, FIRST_DAY), min(last_day, self._last_day), self._seed)
-        delivered = days[["analysed_sst", "sea_ice_fraction"]].rename(analysed_sst="sst")
-        delivered["mask"] = self._mask()
-        delivered = delivered.assign_coords(time=days["time"].dt.floor("D").assign_attrs(days["time"].attrs))
-        return delivered.drop_encoding()
-
-    def _mask(self) -> xr.Variable:
-        flags = {"flag_masks": np.array([WATER_BIT, LAND_BIT], np.int8), "flag_meanings": "water land"}
-        return xr.Variable(("latitude", "longitude"), land_mask(self._box), VARIABLE_ATTRIBUTES["mask"] | flags)
+        midnights = days["time"].dt.floor("D").assign_attrs(days["time"].attrs)
+        water = xr.DataArray(
+            land_mask(self._box) & WATER_BIT > 0,
+            days[["latitude", "longitude"]].coords,
+            ("latitude", "longitude"),
+        )
+        delivered = deliver(days.rename(analysed_sst="sst").assign_coords(time=midnights), water, PROVENANCE)
+        for name, variable in delivered.data_vars.items():
+            says_synthetic = {"comment": f"Synthetic: made by {PRODUCT}, not observed"}
+            variable.attrs = VARIABLE_ATTRIBUTES.get(str(name), {}) | variable.attrs | says_synthetic
+        return delivered.assign_attrs(days.attrs | delivered.attrs).drop_encoding()

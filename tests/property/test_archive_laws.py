@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as law
 from hypothesis import strategies as st
 
-from datlstm.archive import Archive
+from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.grid import Grid
 from datlstm.quality import DayQuality
 from datlstm.settings import ArchiveSettings, Region, Settings
@@ -26,20 +26,21 @@ DAYS = st.integers(0, 11)
 
 
 def fields(days: list[int]) -> xr.Dataset:
-    """Return days whose every value, gap and flag follows from the day."""
+    """Return days whose every value, gap, flag and origin follows from the day."""
     stacked = []
     for day in days:
         random = np.random.default_rng(day)
-        values = random.uniform(271, 308, (2, *GRID.shape)).astype("float32")
+        values = random.uniform(271, 308, (len(FIELDS), *GRID.shape)).astype("float32")
         values[:, random.random(GRID.shape) < 0.2] = np.nan
         stacked.append(np.where(OCEAN.values, values, np.float32(np.nan)))
     dims = ("time", "latitude", "longitude")
     time = [np.datetime64(FIRST_DAY + timedelta(days=day), "ns") for day in days]
     return xr.Dataset(
         {
-            "sst": (dims, np.array(stacked)[:, 0]),
-            "sea_ice_fraction": (dims, np.array(stacked)[:, 1]),
+            **{name: (dims, np.array(stacked)[:, i]) for i, name in enumerate(FIELDS)},
             "quality": ("time", np.array([FLAGS[day % 3] for day in days], "uint8")),
+            "source_product": ("time", np.array([f"P{day % 2}" for day in days], dtype=object)),
+            "source_version": ("time", np.array([str(day) for day in days], dtype=object)),
         },
         {"time": time, **GRID.coords()},
     )
@@ -60,7 +61,7 @@ def contents_after(pieces: list[list[int]]) -> xr.Dataset:
     """Upsert piece by piece and return all the archive then holds, but for the time of writing."""
     with archive() as made:
         for piece in pieces:
-            made.upsert(fields(piece), OCEAN, product="P", version="1", attribution="A")
+            made.upsert(fields(piece), OCEAN, attribution="A")
         return made.open().load().drop_vars("ingested_at")
 
 
@@ -84,7 +85,7 @@ def test_any_order_split_and_repetition_of_the_same_days_gives_the_same_archive(
     assert expected.sizes["time"] == days[-1] + 1
     stored = expected.isel(time=days)
     given_fields = fields(days)
-    for name in ("sst", "sea_ice_fraction", "quality"):
+    for name in (*FIELDS, *PER_DAY):
         np.testing.assert_array_equal(stored[name].values, given_fields[name].values)
     absent = expected.drop_isel(time=days)
     assert (absent["quality"] == DayQuality.MISSING).all()

@@ -1,12 +1,15 @@
-"""Shared by the tests of what follows the archive: a store with a champion, and one with published forecasts."""
+"""Shared by unit tests: a store with a champion, one with published forecasts, and a clock that runs only by waiting."""
 
-from dataclasses import replace
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import pytest
+import tenacity.nap
 
+from datlstm import ingest, patience
 from datlstm.bundle import Bundle
 from datlstm.ladder import nightly_forecast
 from datlstm.products import publish_forecast
@@ -70,3 +73,28 @@ def champion(trained_store: Path) -> Bundle:
     chosen = champion_id(store)
     assert chosen is not None
     return Bundle.load(store, chosen)
+
+
+@dataclass
+class Clock:
+    """The time as patience reads it, and the waits that moved it on, in seconds."""
+
+    time: datetime
+    waits: list[float] = field(default_factory=list)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.time += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock in the place of the real one, at five in the morning of 15 June 2023 (UTC)."""
+    clock = Clock(datetime(2023, 6, 15, 5, tzinfo=UTC))
+    for module in (patience, ingest):
+        monkeypatch.setattr(module, "now", clock.now)
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=clock.sleep))
+    return clock

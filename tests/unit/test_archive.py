@@ -1,6 +1,6 @@
 """The archive: what an upsert does to each day, what a reader gets, and what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 
 import icechunk
@@ -10,7 +10,7 @@ import xarray as xr
 import zarr
 
 from datlstm import archive as archive_module
-from datlstm.archive import Archive, UpsertReport, consecutive
+from datlstm.archive import FORMAT_VERSION, NO_DAYS, Archive, Provenance, UpsertReport, consecutive
 from datlstm.errors import ArchiveError, StoreError
 from datlstm.grid import Grid
 from datlstm.quality import DayQuality
@@ -34,7 +34,13 @@ def mask_of(settings: Settings) -> xr.DataArray:
     return xr.DataArray(cells, dims=("latitude", "longitude"), coords=grid.coords())
 
 
-def days_of(settings: Settings, days: dict[date, float], quality: DayQuality = DayQuality.GOOD) -> xr.Dataset:
+def days_of(
+    settings: Settings,
+    days: dict[date, float],
+    quality: DayQuality = DayQuality.GOOD,
+    product: str = "P",
+    version: str = "1",
+) -> xr.Dataset:
     """Return one flat field per day."""
     ocean = mask_of(settings)
     time = np.array(list(days), "datetime64[ns]")
@@ -44,7 +50,10 @@ def days_of(settings: Settings, days: dict[date, float], quality: DayQuality = D
         {
             "sst": sst,
             "sea_ice_fraction": xr.zeros_like(sst).where(ocean),
+            "analysis_error": xr.full_like(sst, 0.25).where(ocean),
             "quality": ("time", np.full(time.size, int(quality), "uint8")),
+            "source_product": ("time", np.full(time.size, product, dtype=object)),
+            "source_version": ("time", np.full(time.size, version, dtype=object)),
         }
     )
 
@@ -54,11 +63,15 @@ def put(settings: Settings) -> Put:
     """Upsert flat fields, given by day."""
 
     def upsert(
-        days: dict[date, float], quality: DayQuality = DayQuality.GOOD, *, version: str = "1", product: str = "P"
+        days: dict[date, float],
+        quality: DayQuality = DayQuality.GOOD,
+        *,
+        version: str = "1",
+        product: str = "P",
+        absent: Mapping[date, Provenance] = NO_DAYS,
     ) -> UpsertReport:
-        return Archive(settings).upsert(
-            days_of(settings, days, quality), mask_of(settings), product=product, version=version, attribution="A"
-        )
+        given = days_of(settings, days, quality, product, version)
+        return Archive(settings).upsert(given, mask_of(settings), attribution="A", absent=absent)
 
     return upsert
 
@@ -107,7 +120,7 @@ class TestUpsert:
         put({JAN_2: 281})
         flagged = days_of(settings, {JAN_1: 280, JAN_2: 999, JAN_3: 282})
         flagged["quality"][1] = DayQuality.OUT_OF_RANGE
-        report = Archive(settings).upsert(flagged, mask_of(settings), product="P", version="1", attribution="A")
+        report = Archive(settings).upsert(flagged, mask_of(settings), attribution="A")
         assert (report.added, report.refused) == ([JAN_1, JAN_3], [JAN_2])
         assert kelvin(settings, JAN_1, JAN_3) == [280, 281, 282]
 
@@ -140,15 +153,56 @@ class TestUpsert:
         put({JAN_1: 280.1})
         doubled = days_of(settings, {JAN_1: 280.1})
         doubled["sst"] = doubled["sst"].astype("float64") + 1e-9
-        report = Archive(settings).upsert(doubled, mask_of(settings), product="P", version="1", attribution="A")
+        report = Archive(settings).upsert(doubled, mask_of(settings), attribution="A")
         assert report.unchanged == [JAN_1]
+
+    def test_a_new_provenance_or_error_of_the_same_sea_is_a_revision(self, settings: Settings, put: Put) -> None:
+        put({JAN_1: 280})
+        assert put({JAN_1: 280}, version="2").revised == [JAN_1]
+        doubted = days_of(settings, {JAN_1: 280}, version="2")
+        doubted["analysis_error"] = doubted["analysis_error"] * 2
+        assert Archive(settings).upsert(doubted, mask_of(settings), attribution="A").revised == [JAN_1]
+        assert Archive(settings).read(JAN_1, JAN_1)["analysis_error"].max() == 0.5
 
     def test_none_or_one_day_twice_is_refused(self, settings: Settings, put: Put) -> None:
         one = days_of(settings, {JAN_1: 280})
         for days in (one.isel(time=[]), xr.concat([one, one], "time")):
             with pytest.raises(ArchiveError, match="none, or one of them twice"):
-                Archive(settings).upsert(days, mask_of(settings), product="P", version="1", attribution="A")
+                Archive(settings).upsert(days, mask_of(settings), attribution="A")
         assert not Archive(settings).exists()
+
+
+class TestAbsentDays:
+    def test_what_was_asked_for_in_vain_is_noted_beside_what_came(self, settings: Settings, put: Put) -> None:
+        report = put({JAN_2: 281}, absent={JAN_1: ("P", "1"), JAN_4: ("Q", "7")})
+        assert (report.added, report.absent) == ([JAN_2], [JAN_1, JAN_4])
+        known = Archive(settings).provenance()
+        assert known.index.tolist() == [JAN_1, JAN_2, JAN_3, JAN_4]
+        assert known["source_product"].tolist() == ["P", "P", "", "Q"]
+        assert known["source_version"].tolist() == ["1", "1", "", "7"]
+        assert known["quality"].tolist() == [DayQuality.MISSING, 0, DayQuality.MISSING, DayQuality.MISSING]
+        assert Archive(settings).usable_days() == [JAN_2]
+
+    def test_the_same_note_again_makes_no_snapshot(self, put: Put) -> None:
+        first = put({JAN_2: 281}, absent={JAN_1: ("P", "1")})
+        again = put({JAN_2: 281}, absent={JAN_1: ("P", "1")})
+        assert not again.changed
+        assert again.snapshot_id == first.snapshot_id
+
+    def test_a_note_alone_can_be_written_and_leaves_what_is_held(self, settings: Settings, put: Put) -> None:
+        put({JAN_1: 280})
+        assert put({}, absent={JAN_1: ("P", "1 (looked at)"), JAN_3: ("P", "1")}).absent == [JAN_1, JAN_3]
+        assert kelvin(settings, JAN_1, JAN_1) == [280]
+        assert Archive(settings).provenance()["source_version"].tolist() == ["1 (looked at)", "", "1"]
+
+    def test_a_day_that_comes_after_all_is_added(self, settings: Settings, put: Put) -> None:
+        put({JAN_2: 281}, absent={JAN_1: ("P", "1")})
+        assert put({JAN_1: 280}).added == [JAN_1]
+        assert Archive(settings).provenance()["quality"].tolist() == [0, 0]
+
+    def test_before_the_first_day_is_refused_like_a_field(self, put: Put) -> None:
+        with pytest.raises(ArchiveError, match="2023-12-31 lies before"):
+            put({JAN_1: 280}, absent={date(2023, 12, 31): ("P", "1")})
 
 
 class TestReading:
@@ -214,7 +268,7 @@ class TestRefusals:
     def test_days_on_another_grid(self, settings: Settings, elsewhere: Settings) -> None:
         with pytest.raises(ArchiveError, match="is not region 'laizhou''s"):
             Archive(settings).upsert(
-                days_of(elsewhere, {JAN_1: 280}), mask_of(settings), product="P", version="1", attribution="A"
+                days_of(elsewhere, {JAN_1: 280}), mask_of(settings), attribution="A"
             )
 
     def test_the_settings_of_another_grid_can_neither_read_nor_write(self, elsewhere: Settings, put: Put) -> None:
@@ -223,16 +277,28 @@ class TestRefusals:
             Archive(elsewhere).open()
         with pytest.raises(ArchiveError, match="use the settings and the store that belong together"):
             Archive(elsewhere).upsert(
-                days_of(elsewhere, {JAN_2: 280}), mask_of(elsewhere), product="P", version="1", attribution="A"
+                days_of(elsewhere, {JAN_2: 280}), mask_of(elsewhere), attribution="A"
             )
         assert Archive(elsewhere).snapshot_id() == snapshot
 
-    def test_another_mask(self, settings: Settings, put: Put) -> None:
+    @pytest.mark.parametrize("moved", [(np.s_[2, :6], False), (np.s_[0, :6], True)], ids=["land", "sea"])
+    def test_another_mask(self, settings: Settings, put: Put, moved: tuple[tuple[object, ...], bool]) -> None:
+        put({JAN_1: 280})
+        other, (cells, is_sea) = mask_of(settings), moved
+        other.values[cells] = is_sea
+        with pytest.raises(ArchiveError, match="differs from the archive's in 6 of 240 cells"):
+            Archive(settings).upsert(days_of(settings, {JAN_2: 281}), other, attribution="A")
+        assert Archive(settings).usable_days() == [JAN_1]
+
+    def test_a_coast_that_moved_a_little_is_let_in_and_the_archive_keeps_its_own_mask(
+        self, settings: Settings, put: Put
+    ) -> None:
         put({JAN_1: 280})
         other = mask_of(settings)
-        other[3, 4] = False
-        with pytest.raises(ArchiveError, match="differs from the archive's in 1 cells"):
-            Archive(settings).upsert(days_of(settings, {JAN_2: 281}), other, product="P", version="1", attribution="A")
+        other[2, :4] = False
+        days = days_of(settings, {JAN_2: 281})
+        assert Archive(settings).upsert(days, other, attribution="A").added == [JAN_2]
+        np.testing.assert_array_equal(Archive(settings).ocean_mask(), mask_of(settings))
 
     def test_a_day_before_the_first_even_as_the_very_first_write(self, settings: Settings, put: Put) -> None:
         for _ in range(2):
@@ -247,10 +313,10 @@ class TestRefusals:
     def test_another_format_can_neither_be_read_nor_written(self, settings: Settings, put: Put) -> None:
         put({JAN_1: 280})
         session = icechunk.Repository.open(Store(settings.store).icechunk("archive")).writable_session("main")
-        zarr.open_group(session.store, mode="r+").attrs["format_version"] = 2
+        zarr.open_group(session.store, mode="r+").attrs["format_version"] = FORMAT_VERSION + 1
         session.commit("written by a newer release")
         for attempt in (Archive(settings).open, lambda: put({JAN_2: 281})):
-            with pytest.raises(ArchiveError, match="has format 2, this code reads and writes 1"):
+            with pytest.raises(ArchiveError, match="has format 3, this code reads and writes 2: use the release"):
                 attempt()
 
     def test_the_second_of_two_writers_at_the_same_time(

@@ -1,21 +1,26 @@
 """Files of every shape met in the field come out in the one form of `Source.read`, or are refused by name."""
 
+import fcntl
+import os
+import re
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datlstm.errors import GridError, NotYetAvailableError, PermanentSourceError
+from datlstm.errors import GridError, NotYetAvailableError, PermanentSourceError, TransientSourceError
 from datlstm.settings import FilesSource as Options
 from datlstm.settings import Region, Settings, SourceSettings
 from datlstm.sources import Source, open_source
 from datlstm.sources.files import FilesSource
+from datlstm.sources.product import Product
 
 REGION = Region(name="greenwich", title="Greenwich", south=50, north=52, west=-1, east=1, resolution=0.5)
 FIRST_DAY = date(2020, 2, 20)
@@ -46,7 +51,13 @@ def opened(path: Path | str, **options: Any) -> FilesSource:
 
 def read_all(path: Path | str, **options: Any) -> xr.Dataset:
     source = opened(path, **options)
-    return source.read(*source.coverage())
+    (product,) = source.products()
+    return source.read(product.first_day, product.last_day)
+
+
+def days_of(dataset: xr.Dataset) -> list[int]:
+    """Days since the first one of `plain`."""
+    return ((dataset["time"] - np.datetime64(FIRST_DAY)) / np.timedelta64(1, "D")).astype(int).to_numpy().tolist()
 
 
 @pytest.fixture
@@ -66,14 +77,23 @@ def assert_same(actual: xr.Dataset, expected: xr.Dataset) -> None:
 class TestForm:
     def test_a_plain_file_arrives_in_the_form_of_the_protocol(self, tmp_path: Path) -> None:
         source = opened(written(plain(), tmp_path / "a.nc"))
-        days = source.read(*source.coverage())
+        days = source.read(FIRST_DAY, FIRST_DAY + timedelta(days=19))
         assert isinstance(source, Source)
         assert days["sst"].dims == ("time", "latitude", "longitude")
         assert days["sst"].dtype == np.float32
         assert days["sst"].attrs["units"] == "kelvin"
         assert days["mask"].dtype == np.int8
         assert days["mask"].dims == ("latitude", "longitude")
-        assert source.coverage() == (FIRST_DAY, FIRST_DAY + timedelta(days=19))
+        assert days["sst"].sizes["time"] == 20
+        assert source.products() == [Product("files", "unversioned", FIRST_DAY, FIRST_DAY + timedelta(days=19))]
+
+    def test_every_day_names_its_product_and_version(self, tmp_path: Path) -> None:
+        options = {"product": "OSTIA", "version": "3.1", "attribution": "Met Office"}
+        days = read_all(written(plain(2), tmp_path / "a.nc"), **options)
+        assert days["source_product"].dims == days["source_version"].dims == ("time",)
+        assert days["source_product"].to_numpy().tolist() == ["OSTIA", "OSTIA"]
+        assert days["source_version"].to_numpy().tolist() == ["3.1", "3.1"]
+        assert days.attrs == {"attribution": "Met Office", "problems": []}
 
     def test_region_comes_with_one_more_cell_on_each_side(self, expected: xr.Dataset) -> None:
         np.testing.assert_array_equal(expected["latitude"], 49.75 + 0.5 * np.arange(6))
@@ -83,16 +103,11 @@ class TestForm:
         days = read_all(written(plain().sel(lat=slice(50, 52), lon=slice(-1, 1)), tmp_path / "a.nc"))
         np.testing.assert_array_equal(days["latitude"], 50.25 + 0.5 * np.arange(4))
 
-    def test_days_are_read_lazily_in_chunks_of_a_year(self, tmp_path: Path) -> None:
-        days = read_all(written(plain(800), tmp_path / "a.nc"))
-        assert days["sst"].chunks is not None
-        assert days["sst"].chunks[0] == (365, 365, 70)
-
-    def test_chunks_follow_those_of_the_file(self, tmp_path: Path) -> None:
-        encoding = {"analysed_sst": {"chunksizes": (100, 12, 20)}}
-        days = read_all(written(plain(800), tmp_path / "a.nc", encoding=encoding))
-        assert days["sst"].chunks is not None
-        assert days["sst"].chunks[0] == (300, 300, 200)
+    def test_delivered_days_outlive_their_file(self, tmp_path: Path, expected: xr.Dataset) -> None:
+        path = written(plain(), tmp_path / "a.nc")
+        days = read_all(path)
+        path.write_bytes(b"")
+        assert_same(days, expected)
 
     def test_noon_stamps_become_calendar_days(self, tmp_path: Path, expected: xr.Dataset) -> None:
         noon = plain().assign_coords(time=plain()["time"] + np.timedelta64(12, "h"))
@@ -107,7 +122,10 @@ class TestForm:
         gap = plain().isel(time=[0, 1, 2, 10, 11])
         source = opened(written(gap, tmp_path / "a.nc"))
         assert source.read(date(2020, 2, 21), date(2020, 3, 1)).sizes["time"] == 3
-        assert source.read(date(2020, 2, 25), date(2020, 2, 26)).sizes["time"] == 0
+        none = source.read(date(2020, 2, 25), date(2020, 2, 26))
+        assert dict(none.sizes) == {"time": 0, "latitude": 6, "longitude": 6}
+        assert none["sst"].attrs["units"] == "kelvin"
+        assert none["sst"].dtype == np.float32
 
     def test_days_after_the_end_are_not_yet_available(self, tmp_path: Path) -> None:
         source = opened(written(plain(), tmp_path / "a.nc"))
@@ -141,7 +159,7 @@ class TestForm:
         np.testing.assert_allclose(days["sst"][0, 0], 280 + np.cos(np.deg2rad(days["longitude"])), atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(20)),
     is_flipped=st.booleans(),
@@ -233,15 +251,10 @@ class TestManyFiles:
         written(plain().isel(time=slice(1, None, 2)), tmp_path / "odd.nc")
         assert_same(read_all(tmp_path / "[eo][vd][ed]*.nc"), expected)
 
-    def test_one_file_a_day_with_a_scalar_time_joins_without_tiny_chunks(
-        self, tmp_path: Path, expected: xr.Dataset
-    ) -> None:
+    def test_one_file_a_day_with_a_scalar_time_joins(self, tmp_path: Path, expected: xr.Dataset) -> None:
         for day in range(4):
             written(plain().isel(time=day), tmp_path / f"day{day}.nc")
-        days = read_all(tmp_path / "day*.nc")
-        assert_same(days, expected.isel(time=slice(0, 4)))
-        assert days["sst"].chunks is not None
-        assert len(days["sst"].chunks[0]) == 1
+        assert_same(read_all(tmp_path / "day*.nc"), expected.isel(time=slice(0, 4)))
 
     def test_coordinates_that_differ_by_rounding_are_the_same_cells(self, tmp_path: Path, expected: xr.Dataset) -> None:
         later = plain().isel(time=slice(10, 20))
@@ -256,13 +269,6 @@ class TestManyFiles:
         written(celsius, tmp_path / "a2.nc")
         assert_same(read_all(tmp_path / "a*.nc"), expected)
 
-    def test_file_on_other_cells_is_refused_by_name(self, tmp_path: Path) -> None:
-        later = plain().isel(time=slice(10, 20))
-        written(plain().isel(time=slice(0, 10)), tmp_path / "a1.nc")
-        written(later.assign_coords(lat=later["lat"] + 0.1), tmp_path / "a2.nc")
-        with pytest.raises(PermanentSourceError, match="a2.nc is on other cells of latitude"):
-            opened(tmp_path / "a*.nc").coverage()
-
     def test_file_without_ice_leaves_ice_missing_on_its_days(self, tmp_path: Path) -> None:
         ice = (plain()["analysed_sst"] * 0 + 0.5).drop_attrs()
         written(plain().isel(time=slice(0, 10)), tmp_path / "a1.nc")
@@ -271,13 +277,13 @@ class TestManyFiles:
         assert days.notnull().to_numpy().tolist() == [False] * 10 + [True] * 10
 
     @pytest.mark.parametrize("change", [0.0, 1.0])
-    def test_day_in_two_files_is_refused_by_name(self, tmp_path: Path, change: float) -> None:
+    def test_day_in_two_files_is_refused_with_both_names(self, tmp_path: Path, change: float) -> None:
         written(plain().isel(time=slice(0, 11)), tmp_path / "a1.nc")
         overlap = plain()
         overlap["analysed_sst"] += change
         written(overlap.isel(time=slice(10, 20)), tmp_path / "a2.nc")
-        with pytest.raises(PermanentSourceError, match="2 fields for 2020-03-01"):
-            opened(tmp_path / "a*.nc").coverage()
+        with pytest.raises(PermanentSourceError, match=r"a1.nc and .*a2.nc both hold 2020-03-01"):
+            opened(tmp_path / "a*.nc").products()
 
 
 class TestStorage:
@@ -307,18 +313,11 @@ class TestStorage:
         plain().to_netcdf(tmp_path / "a.nc", engine="scipy")
         assert_same(read_all(tmp_path / "a.nc"), expected)
 
-    def test_file_is_opened_once(self, tmp_path: Path) -> None:
-        path = written(plain(), tmp_path / "a.nc")
-        source = opened(path)
-        source.coverage()
-        path.rename(tmp_path / "moved.nc")
-        assert source.coverage()[0] == FIRST_DAY
-
     def test_settings_choose_files(self, tmp_path: Path) -> None:
-        options = Options(path=str(written(plain(), tmp_path / "a.nc")), product="OSTIA", version="1", attribution="me")
+        options = Options(path=str(written(plain(), tmp_path / "a.nc")))
         source = open_source(Settings(region=REGION, source=SourceSettings(kind="files", files=options)))
-        assert (source.product, source.version, source.attribution) == ("OSTIA", "1", "me")
-        assert source.coverage()[0] == FIRST_DAY
+        assert isinstance(source, FilesSource)
+        assert source.products()[0].first_day == FIRST_DAY
 
 
 Change = Callable[[xr.Dataset], xr.Dataset]
@@ -364,24 +363,24 @@ class TestRefusals:
         for name in dataset.variables:
             dataset[name].encoding = {}
         with pytest.raises(PermanentSourceError, match=complaint) as refusal:
-            opened(written(dataset, tmp_path / "a.nc")).coverage()
+            opened(written(dataset, tmp_path / "a.nc")).products()
         assert "a.nc" in str(refusal.value)
 
     def test_calendar_without_leap_days_is_refused(self, tmp_path: Path) -> None:
         encoding = {"time": {"units": "days since 2000-01-01", "calendar": "noleap"}}
         model = plain().convert_calendar("noleap")
         with pytest.raises(PermanentSourceError, match="calendar 'noleap'"):
-            opened(written(model, tmp_path / "a.nc", encoding=encoding)).coverage()
+            opened(written(model, tmp_path / "a.nc", encoding=encoding)).products()
 
     def test_named_variable_that_is_absent_is_refused_with_those_present(self, tmp_path: Path) -> None:
         with pytest.raises(PermanentSourceError, match="no variable 'sst'; it has analysed_sst"):
-            opened(written(plain(), tmp_path / "a.nc"), variable="sst").coverage()
+            opened(written(plain(), tmp_path / "a.nc"), variable="sst").products()
 
     def test_two_declared_temperatures_without_a_usual_name_must_be_told_apart(self, tmp_path: Path) -> None:
         declared = plain()["analysed_sst"].assign_attrs(standard_name="sea_surface_temperature")
         two = plain().drop_vars("analysed_sst").assign(day=declared, night=declared)
         with pytest.raises(PermanentSourceError, match="any of day, night may be meant"):
-            opened(written(two, tmp_path / "a.nc")).coverage()
+            opened(written(two, tmp_path / "a.nc")).products()
 
     @pytest.mark.parametrize(
         "cells",
@@ -395,32 +394,256 @@ class TestRefusals:
     def test_region_that_is_not_covered_is_refused_with_both_boxes(self, tmp_path: Path, cells: Any) -> None:
         path = written(plain().isel(cells), tmp_path / "a.nc")
         with pytest.raises(GridError, match=r"latitude .* do not cover region 'greenwich': latitude 50 to 52"):
-            opened(path).coverage()
+            opened(path).products()
 
     def test_absent_path_is_refused_with_its_name_and_remedy(self, tmp_path: Path) -> None:
         with pytest.raises(PermanentSourceError, match="nowhere.nc does not exist: correct source.files.path"):
-            opened(tmp_path / "nowhere.nc").coverage()
+            opened(tmp_path / "nowhere.nc").products()
 
     def test_glob_without_matches_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(PermanentSourceError, match=r"no file matches .*\*.nc"):
-            opened(tmp_path / "*.nc").coverage()
+            opened(tmp_path / "*.nc").products()
 
     def test_unset_path_is_refused(self) -> None:
         with pytest.raises(PermanentSourceError, match="set source.files.path"):
-            opened("").coverage()
+            opened("").products()
 
     def test_folder_that_is_no_zarr_store_is_refused_with_a_remedy(self, tmp_path: Path) -> None:
         with pytest.raises(PermanentSourceError, match=r"no Zarr store: give a glob such as .*\*.nc"):
-            opened(tmp_path).coverage()
-
-    def test_damaged_file_among_good_ones_is_named(self, tmp_path: Path) -> None:
-        written(plain().isel(time=slice(0, 10)), tmp_path / "a1.nc")
-        content = written(plain().isel(time=slice(10, 20)), tmp_path / "a2.nc").read_bytes()
-        (tmp_path / "a2.nc").write_bytes(content[: len(content) // 2])
-        with pytest.raises(PermanentSourceError, match="a2.nc can't be read .*remove or replace it"):
-            opened(tmp_path / "a*.nc").coverage()
+            opened(tmp_path).products()
 
     def test_file_that_is_no_netcdf_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "a.nc").write_text("<html>503 Service Unavailable</html>")
-        with pytest.raises(PermanentSourceError, match="a.nc starts with b'<htm' and is not NetCDF"):
-            opened(tmp_path / "a.nc").coverage()
+        with pytest.raises(PermanentSourceError, match="a.nc starts with b'<htm' and is neither NetCDF-4 nor classic"):
+            opened(tmp_path / "a.nc").products()
+
+    def test_path_of_no_known_storage_is_refused(self) -> None:
+        with pytest.raises(PermanentSourceError, match=r"names no storage .*correct source.files.path"):
+            opened("nowhere://a.nc").products()
+
+
+Damage = Callable[[Path], object]
+
+
+def _rewritten(change: Change) -> Damage:
+    def damage(path: Path) -> None:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            changed = change(dataset.load()).drop_encoding()
+        written(changed, path)
+
+    return damage
+
+
+def _damage_values(path: Path) -> None:
+    """Spoil one compressed chunk of temperatures; everything else still reads."""
+    compressed = plain(10).assign_coords(time=plain()["time"][10:])
+    noise = np.random.default_rng(0).normal(size=compressed["analysed_sst"].shape)
+    compressed["analysed_sst"] += noise
+    written(compressed, path, encoding={"analysed_sst": {"zlib": True, "chunksizes": (2, 12, 20)}})
+    with h5py.File(path) as file:
+        chunk = file["analysed_sst"].id.get_chunk_info(2)
+    content = bytearray(path.read_bytes())
+    middle = chunk.byte_offset + chunk.size // 2
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+
+
+class TestBrokenFileAmongGoodOnes:
+    """Three files of ten, ten and five days, the second of them broken."""
+
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> list[Path]:
+        pieces = (slice(0, 10), slice(10, 20), slice(20, 25))
+        return [written(plain(25).isel(time=days), tmp_path / f"a{i}.nc") for i, days in enumerate(pieces)]
+
+    @pytest.mark.parametrize(
+        ("damage", "complaint"),
+        [
+            (lambda path: path.write_bytes(b""), "a1.nc is empty"),
+            (lambda path: path.write_text("<html>"), "a1.nc starts with b'<htm'"),
+            (lambda path: path.write_bytes(path.read_bytes()[:5000]), "a1.nc can't be read"),
+            (lambda path: path.write_bytes(path.read_bytes()[:8]), "a1.nc can't be read"),
+            (_damage_values, "a1.nc can't be read"),
+            (_rewritten(lambda d: d.assign_coords(lat=d["lat"] + 0.1)), "a1.nc is on other cells of latitude than"),
+            (_rewritten(lambda d: d.isel(lon=slice(0, 5))), "a1.nc has cell centres .* do not cover region"),
+            (_rewritten(lambda d: d.isel(time=[0, 1, 1])), "a1.nc holds 2 fields for 2020-03-02"),
+            (_rewritten(lambda d: d.isel(time=slice(0, 0))), "a1.nc holds no day"),
+            (_rewritten(lambda d: d.isel(lat=slice(0, 0))), "a1.nc has no lat"),
+            (_rewritten(lambda d: d.rename(analysed_sst="salinity")), "a1.nc has no sea surface temperature"),
+            (_rewritten(_with_units("furlong")), "a1.nc: variable 'analysed_sst' has units 'furlong'"),
+            (
+                _rewritten(lambda d: d.assign(analysed_sst=d["analysed_sst"] - 273.15)),
+                "a1.nc gives .* packing or units",
+            ),
+            (_rewritten(lambda d: d.drop_vars("time")), "a1.nc has no time"),
+        ],
+    )
+    def test_good_days_are_delivered_and_the_file_is_named(
+        self, files: list[Path], damage: Damage, complaint: str
+    ) -> None:
+        damage(files[1])
+        days = read_all(files[0].parent / "a*.nc")
+        assert days_of(days) == [*range(10), *range(20, 25)]
+        (problem,) = days.attrs["problems"]
+        assert re.search(complaint, problem)
+        assert "\n" not in problem
+        assert (days["mask"] == 2).sum() == 1
+
+    def test_days_of_the_broken_file_alone_are_absent_and_not_refused(self, files: list[Path]) -> None:
+        _damage_values(files[1])
+        days = opened(files[0].parent / "a*.nc").read(date(2020, 3, 1), date(2020, 3, 10))
+        assert days.sizes["time"] == 0
+        assert len(days.attrs["problems"]) == 1
+
+    def test_damage_that_only_a_read_of_its_days_meets_is_named_then(self, files: list[Path]) -> None:
+        bits = np.ones((12, 20), np.int8)
+        masked = plain(25).assign(mask=(("lat", "lon"), bits))
+        for path, days in zip(files, (slice(0, 10), slice(10, 20), slice(20, 25)), strict=True):
+            written(masked.isel(time=days), path)
+        _rewritten(lambda d: d.assign(analysed_sst=d["analysed_sst"] * 100))(files[1])
+        source = opened(files[0].parent / "a*.nc")
+        assert source.read(FIRST_DAY, FIRST_DAY).attrs["problems"] == []
+        assert "packing" in source.read(FIRST_DAY, FIRST_DAY + timedelta(days=12)).attrs["problems"][0]
+
+    def test_cells_of_most_days_win_over_those_of_the_first_file(self, files: list[Path]) -> None:
+        _rewritten(lambda d: d.assign_coords(lon=d["lon"] + 0.2))(files[0])
+        days = read_all(files[0].parent / "a*.nc")
+        assert days_of(days) == [*range(10, 25)]
+        assert float(days["longitude"][0]) == -1.25
+        assert "a0.nc is on other cells of longitude than" in days.attrs["problems"][0]
+
+    def test_two_files_of_as_many_days_win_over_one(self, files: list[Path]) -> None:
+        written(plain(30).isel(time=slice(25, 30)), files[1])
+        _rewritten(lambda d: d.assign_coords(lon=d["lon"] + 0.2))(files[0])
+        assert days_of(read_all(files[0].parent / "a*.nc")) == [*range(20, 30)]
+
+    def test_without_a_good_file_the_first_problem_is_raised_and_the_others_counted(self, files: list[Path]) -> None:
+        for path in files:
+            path.write_text("<html>")
+        with pytest.raises(PermanentSourceError, match=r"none of the 3 files .*a0.nc starts with .* and 2 more"):
+            opened(files[0].parent / "a*.nc").products()
+
+    def test_variable_that_no_file_has_is_refused(self, files: list[Path]) -> None:
+        with pytest.raises(PermanentSourceError, match=r"no variable 'tos'; it has analysed_sst.* and 2 more"):
+            opened(files[0].parent / "a*.nc", variable="tos").products()
+
+    def test_values_that_can_not_be_read_from_the_only_file_are_refused_by_name(self, files: list[Path]) -> None:
+        _damage_values(files[1])
+        with pytest.raises(PermanentSourceError, match="a1.nc can't be read .*remove or replace it"):
+            opened(files[1]).read(date(2020, 3, 1), date(2020, 3, 10))
+
+    def test_damaged_chunk_of_a_zarr_store_is_refused_by_name(self, tmp_path: Path) -> None:
+        plain().to_zarr(tmp_path / "a.zarr", zarr_format=2)
+        for chunk in (tmp_path / "a.zarr" / "analysed_sst").glob("[0-9]*"):
+            chunk.write_bytes(b"no chunk")
+        with pytest.raises(PermanentSourceError, match="a.zarr can't be read"):
+            opened(tmp_path / "a.zarr").read(FIRST_DAY, FIRST_DAY)
+
+
+class TestFilesThatChange:
+    def test_file_replaced_after_it_was_opened_is_not_mixed_up_with_the_new_one(self, tmp_path: Path) -> None:
+        first = written(plain().isel(time=slice(0, 10)), tmp_path / "a1.nc")
+        written(plain().isel(time=slice(10, 20)), tmp_path / "a2.nc")
+        source = opened(tmp_path / "a*.nc")
+        source.products()
+        os.replace(written(plain().isel(time=slice(3, 9)), tmp_path / "new.nc"), first)
+        days = source.read(FIRST_DAY, FIRST_DAY + timedelta(days=19))
+        assert days_of(days) == [*range(10, 20)]
+        assert "a1.nc was written, replaced or removed while it was read" in days.attrs["problems"][0]
+
+    def test_only_file_removed_after_it_was_opened_is_worth_another_try(self, tmp_path: Path) -> None:
+        path = written(plain(), tmp_path / "a.nc")
+        source = opened(path)
+        source.products()
+        path.unlink()
+        with pytest.raises(TransientSourceError, match="a.nc was written, replaced or removed"):
+            source.read(FIRST_DAY, FIRST_DAY)
+
+    def test_only_file_locked_by_its_writer_is_worth_another_try(self, tmp_path: Path) -> None:
+        path = written(plain(), tmp_path / "a.nc")
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(TransientSourceError, match="a.nc is being written by another program"):
+                opened(path).products()
+
+    def test_storage_that_does_not_answer_is_worth_another_try(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unanswered(self: object, path: str, *args: object, **kwargs: object) -> bool:
+            raise ConnectionResetError("reset by peer")
+
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.exists", unanswered)
+        with pytest.raises(TransientSourceError, match="storage of /remote/c.nc fails"):
+            opened("memory://remote/c.nc").products()
+
+
+def _packed(n_days: int = 20) -> tuple[xr.Dataset, dict[str, Any]]:
+    sea = plain(n_days)
+    seasonal = 12 * np.sin(np.linspace(0, 6, n_days))[:, None, None]
+    sea["analysed_sst"] += seasonal
+    packing = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 273.15, "_FillValue": np.int16(-32768)}
+    return sea, packing
+
+
+class TestPacking:
+    @pytest.mark.parametrize(
+        "lost",
+        [("scale_factor",), ("add_offset",), ("scale_factor", "add_offset"), ("_FillValue",)],
+    )
+    def test_lost_packing_attribute_is_refused_as_such(self, tmp_path: Path, lost: tuple[str, ...]) -> None:
+        sea, packing = _packed()
+        path = written(sea, tmp_path / "a.nc", encoding={"analysed_sst": packing})
+        with h5py.File(path, "r+") as file:
+            for attribute in lost:
+                del file["analysed_sst"].attrs[attribute]
+        with pytest.raises(PermanentSourceError, match=f"a.nc gives .* K: its packing .*{lost[0]} missing"):
+            opened(path).read(FIRST_DAY, FIRST_DAY + timedelta(days=19))
+
+    def test_kelvin_called_celsius_is_refused(self, tmp_path: Path) -> None:
+        celsius = _with_units("celsius")(plain())
+        with pytest.raises(PermanentSourceError, match="from 553.* packing or units are wrong"):
+            opened(written(celsius, tmp_path / "a.nc")).read(FIRST_DAY, FIRST_DAY)
+
+    def test_sound_packing_is_delivered(self, tmp_path: Path) -> None:
+        sea, packing = _packed()
+        days = read_all(written(sea, tmp_path / "a.nc", encoding={"analysed_sst": packing}))
+        cells = {"lat": days["latitude"].to_numpy(), "lon": days["longitude"].to_numpy()}
+        np.testing.assert_allclose(days["sst"], sea["analysed_sst"].sel(cells), atol=0.006)
+
+    def test_single_spoilt_day_is_left_to_the_quality_checks(self, tmp_path: Path) -> None:
+        sea = plain()
+        sea["analysed_sst"][4] = 0.0
+        days = read_all(written(sea, tmp_path / "a.nc"))
+        assert days.sizes["time"] == 20
+        assert float(days["sst"].isel(time=4).max()) == 0.0
+
+    def test_fill_on_land_under_a_mask_is_no_fault(self, tmp_path: Path, expected: xr.Dataset) -> None:
+        bits = np.ones((12, 20), np.int8)
+        bits[5, 9] = 2
+        filled = plain().fillna(-999.0).assign(mask=(("lat", "lon"), bits))
+        filled["analysed_sst"].attrs["units"] = "kelvin"
+        assert_same(read_all(written(filled, tmp_path / "a.nc")), expected)
+
+
+class TestAnalysisError:
+    @pytest.mark.parametrize(
+        ("name", "attributes"),
+        [
+            ("analysis_error", {"units": "kelvin"}),
+            ("analysed_sst_uncertainty", {"units": "K"}),
+            ("err", {"units": "Celsius"}),
+            ("odd", {"units": "kelvin", "standard_name": "sea_surface_foundation_temperature standard_error"}),
+        ],
+    )
+    def test_error_is_found_and_delivered_in_kelvin(
+        self, tmp_path: Path, name: str, attributes: dict[str, str]
+    ) -> None:
+        error = (plain()["analysed_sst"] * 0 + 0.25).assign_attrs(attributes)
+        days = read_all(written(plain().assign({name: error}), tmp_path / "a.nc"))
+        assert days["analysis_error"].dtype == np.float32
+        assert days["analysis_error"].attrs["units"] == "kelvin"
+        assert float(days["analysis_error"].max()) == 0.25
+
+    def test_relative_error_is_no_analysis_error(self, tmp_path: Path) -> None:
+        error = (plain()["analysed_sst"] * 0 + 25).assign_attrs(units="%")
+        assert "analysis_error" not in read_all(written(plain().assign(error=error), tmp_path / "a.nc"))

@@ -11,11 +11,13 @@ import xarray as xr
 from datlstm.errors import NotYetAvailableError
 from datlstm.settings import Region, Settings, SourceSettings
 from datlstm.sources import Source, open_source
+from datlstm.sources.product import Product
 from datlstm.synthetic import weather
 from datlstm.synthetic.basin import basin_of
 from datlstm.synthetic.bohai import FIRST_DAY, ostia_dataset
 from datlstm.synthetic.climate import background
 from datlstm.synthetic.coast import cells_of
+from datlstm.synthetic.labels import VERSION
 from datlstm.synthetic.source import SyntheticSource
 
 BOHAI = Region(name="bohai", title="Bohai Sea", south=36.8, north=41.6, west=117.4, east=122.2, resolution=0.05)
@@ -235,19 +237,29 @@ def test_source_is_the_one_the_settings_name(tmp_path: Path) -> None:
 
     assert isinstance(source, Source)
     assert isinstance(source, SyntheticSource)
-    assert "SYNTHETIC" in source.product and source.version and "ynthetic" in source.attribution
+    assert source.products() == [Product("SYNTHETIC-BOHAI", VERSION, date(1981, 10, 1), date(2100, 1, 1))]
 
 
 def test_source_gives_the_form_that_every_source_gives() -> None:
     read = SyntheticSource(CENTRE, SEED).read(date(2020, 1, 25), date(2020, 3, 5))
 
     assert read["sst"].dims == ("time", "latitude", "longitude")
-    assert read["sst"].dtype == read["sea_ice_fraction"].dtype == np.float32
+    assert read["sst"].dtype == read["sea_ice_fraction"].dtype == read["analysis_error"].dtype == np.float32
+    assert read["analysis_error"].attrs["units"] == "kelvin"
     assert read["mask"].dims == ("latitude", "longitude") and read["mask"].dtype == np.int8
     assert np.array_equal(read["time"], np.arange("2020-01-25", "2020-03-06", dtype="datetime64[D]"))
     assert read["latitude"].values[[0, -1]].tolist() == [37.975, 39.225]
     assert read["longitude"].values[[0, -1]].tolist() == [118.775, 120.225]
     assert bool((read["sst"].notnull() == (read["mask"] & 1 > 0)).all())
+
+
+def test_every_day_of_the_source_says_that_it_is_synthetic() -> None:
+    read = SyntheticSource(CENTRE, SEED).read(date(2020, 1, 25), date(2020, 1, 26))
+
+    assert read["source_product"].to_numpy().tolist() == ["SYNTHETIC-BOHAI", "SYNTHETIC-BOHAI"]
+    assert read["source_version"].to_numpy().tolist() == [VERSION, VERSION]
+    assert "not an observation" in read.attrs["attribution"]
+    assert read.attrs["problems"] == []
 
 
 def test_source_gives_the_same_numbers_as_the_product() -> None:
@@ -256,7 +268,8 @@ def test_source_gives_the_same_numbers_as_the_product() -> None:
 
     read = SyntheticSource(CENTRE, SEED).read(day, day)
 
-    assert np.array_equal(read["sst"], product["analysed_sst"], equal_nan=True)
+    for name, original in (("sst", "analysed_sst"), ("analysis_error", "analysis_error")):
+        assert np.array_equal(read[name], product[original], equal_nan=True)
 
 
 def test_source_is_lazy_in_chunks_of_thirty_days() -> None:
@@ -269,7 +282,7 @@ def test_source_is_lazy_in_chunks_of_thirty_days() -> None:
 def test_source_leaves_out_days_it_does_not_have_and_says_when_all_are_to_come() -> None:
     source = SyntheticSource(CENTRE, SEED, last_day=date(2020, 1, 10))
 
-    assert source.coverage() == (date(1981, 10, 1), date(2020, 1, 10))
+    assert source.products()[0].last_day == date(2020, 1, 10)
     assert source.read(date(2020, 1, 8), date(2020, 1, 20)).sizes["time"] == 3
     assert source.read(date(1981, 9, 1), date(1981, 9, 2)).sizes["time"] == 0
     with pytest.raises(NotYetAvailableError, match="2020-01-10"):
