@@ -74,8 +74,8 @@ def changed_versions(given: xr.Dataset, known: pd.DataFrame | None) -> list[str]
         comes = str(given["source_version"].values[given["source_product"].values == product][-1])
         if len(had) and _plain(had.iloc[-1]) != _plain(comes):
             lines.append(
-                f"{product} comes in version {_plain(comes)}, the archive's newest day of it in {_plain(had.iloc[-1])}: "
-                "look in the provider's notices what changed, and pin dataset_version"
+                f"{product} comes in version {_plain(comes)}, the archive's newest day of it in "
+                f"{_plain(had.iloc[-1])}: look in the provider's notices what changed, and pin dataset_version"
             )
     return lines
 

@@ -14,6 +14,7 @@ from datlstm.archive import FIELDS, Archive, UpsertReport, consecutive
 from datlstm.best_truth import (
     absent_days,
     acceptable,
+    changed_versions,
     is_finished,
     names,
     not_worse,
@@ -71,19 +72,18 @@ def ingest(settings: Settings, first_day: date, last_day: date, source: Source) 
     archive = Archive(settings)
     given = source.read(first_day, last_day)
     products = source.products()
-    for problem in given.attrs["problems"]:
-        log.warning("%s", problem)
     known = archive.provenance() if archive.exists() else None
+    problems = [*given.attrs["problems"], *changed_versions(given, known)]
+    for problem in problems:
+        log.warning("%s", problem)
     if known is not None or given.sizes["time"]:
         report = _upsert(settings, given, known, (first_day, last_day), products)
     if given.sizes["time"] == 0:
         raise NotYetAvailableError(
             f"{names(products)} have no whole day in {first_day} … {last_day}: "
-            f"{'; '.join(given.attrs['problems']) or 'wait for it, or ask for other days'}"
+            f"{'; '.join(problems) or 'wait for it, or ask for other days'}"
         )
-    usable = set(archive.usable_days())
-    missing = [day for day in consecutive(first_day, last_day) if day not in usable]
-    return IngestReport(first_day, last_day, report, missing, list(given.attrs["problems"]))
+    return IngestReport(first_day, last_day, report, _missing(archive, first_day, last_day), problems)
 
 
 def ingest_night(settings: Settings, night: date, source: Source) -> IngestReport:
@@ -106,7 +106,6 @@ def ingest_window(settings: Settings, night: date, source: Source) -> IngestRepo
     if first > last:
         raise ArchiveError(f"the night of {night} needs days before {first}, the archive's first: choose a later night")
     report: IngestReport | None = None
-    lacking: list[date] = []
     for start in range(first.toordinal(), last.toordinal() + 1, PIECE_DAYS):
         begin = date.fromordinal(start)
         end = min(last, begin + timedelta(days=PIECE_DAYS - 1))
@@ -115,12 +114,11 @@ def ingest_window(settings: Settings, night: date, source: Source) -> IngestRepo
         except NotYetAvailableError as error:
             log.warning("%s", error)
             refusal = error
-            lacking += consecutive(begin, end)
         else:
             report = piece if report is None else _joined(report, piece)
     if report is None:
         raise refusal
-    return replace(report, first_day=first, last_day=last, missing=sorted(report.missing + lacking))
+    return replace(report, first_day=first, last_day=last, missing=_missing(Archive(settings), first, last))
 
 
 def ingest_better(settings: Settings, night: date, source: Source) -> IngestReport | None:
@@ -225,7 +223,8 @@ def _upsert(
     chosen = not_worse(with_second_choices_noted(given, products), known, products)
     days, ocean_mask = _on_grid(settings, archive, chosen, products)
     days["quality"] = _quality(archive, days, ocean_mask, settings)
-    absent = absent_days(acceptable(days, known), known, *asked, products)
+    certain = given.attrs["gaps_are_certain"]
+    absent = absent_days(acceptable(days, known), known, *asked, products) if certain else {}
     if days.sizes["time"] == 0 and not absent:
         return UpsertReport(archive.snapshot_id())
     return archive.upsert(days, ocean_mask, attribution=given.attrs["attribution"], absent=absent)
@@ -245,9 +244,8 @@ def _on_grid(
     if settings.source.copernicus.subtract_step and len(products) > 1:
         days = _without_step(settings, days, products)
     days = days.load()
-    if archive.exists():
-        days = days.assign({name: days[name].where(archive.ocean_mask()) for name in FIELDS})
-    return days, regridder.ocean_mask
+    ocean_mask = archive.ocean_mask() if archive.exists() else regridder.ocean_mask
+    return days.assign({name: days[name].where(ocean_mask) for name in FIELDS}), regridder.ocean_mask
 
 
 def _without_step(settings: Settings, days: xr.Dataset, products: list[Product]) -> xr.Dataset:
@@ -288,8 +286,14 @@ def _require_right_dates(quality: xr.DataArray, stored: xr.DataArray) -> None:
     if int(copies.sum()) > max(1, MISDATED_SHARE * int(known.sum())):
         raise TransientSourceError(
             f"{int(copies.sum())} of {int(known.sum())} known days came as the archive's day beside them, so their "
-            "stamps are wrong: nothing was taken; look at the provider's notices if it stays so"
+            "stamps are wrong: nothing was taken; look at the provider's notices if it stays so, and if the archive is "
+            "what is wrong, fill a new store"
         )
+
+
+def _missing(archive: Archive, first_day: date, last_day: date) -> list[date]:
+    usable = set(archive.usable_days())
+    return [day for day in consecutive(first_day, last_day) if day not in usable]
 
 
 def _joined(report: IngestReport, piece: IngestReport) -> IngestReport:
@@ -302,7 +306,6 @@ def _joined(report: IngestReport, piece: IngestReport) -> IngestReport:
         report,
         last_day=piece.last_day,
         upsert=upsert,
-        missing=report.missing + piece.missing,
         problems=report.problems + piece.problems,
     )
 

@@ -65,6 +65,21 @@ class CopernicusDataset(Frozen):
     dataset_version: str | None = None
 
 
+class ReprocessedDataset(CopernicusDataset):
+    """OSTIA's reprocessed record."""
+
+    product: str = "SST_GLO_SST_L4_REP_OBSERVATIONS_010_011"
+    dataset_id: str = "METOFFICE-GLO-SST-L4-REP-OBS-SST"
+    dataset_version: str | None = "202003"
+
+
+class NearRealTimeDataset(CopernicusDataset):
+    """OSTIA in near real time."""
+
+    product: str = "SST_GLO_SST_L4_NRT_OBSERVATIONS_010_001"
+    dataset_id: str = "METOFFICE-GLO-SST-L4-NRT-OBS-SST-V2"
+
+
 class CopernicusSource(Frozen):
     """Which datasets are read, the reprocessed before the near-real-time one, and what bounds a run of the client.
 
@@ -72,14 +87,8 @@ class CopernicusSource(Frozen):
     Prefect Secret block that holds ``username`` and ``password``; without it the environment does.
     """
 
-    reprocessed: CopernicusDataset | None = CopernicusDataset(
-        product="SST_GLO_SST_L4_REP_OBSERVATIONS_010_011",
-        dataset_id="METOFFICE-GLO-SST-L4-REP-OBS-SST",
-        dataset_version="202003",
-    )
-    near_real_time: CopernicusDataset = CopernicusDataset(
-        product="SST_GLO_SST_L4_NRT_OBSERVATIONS_010_001", dataset_id="METOFFICE-GLO-SST-L4-NRT-OBS-SST-V2"
-    )
+    reprocessed: ReprocessedDataset | None = ReprocessedDataset()
+    near_real_time: NearRealTimeDataset = NearRealTimeDataset()
     limit_seconds: PositiveFloat = 600.0
     subtract_step: bool = False
     credentials_block: str | None = None

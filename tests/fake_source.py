@@ -80,7 +80,7 @@ class FakeSource:
             name: ("time", np.array([getattr(r.product, key) for r in chosen.values()], dtype=object))
             for name, key in (("source_product", "name"), ("source_version", "version"))
         }
-        attributes = {"attribution": "nobody", "problems": self.problems}
+        attributes = {"attribution": "nobody", "problems": self.problems, "gaps_are_certain": not self.problems}
         return xr.Dataset({**fields, **names, "mask": self._mask}, attrs=attributes).chunk(time=50)
 
     @cached_property

@@ -30,7 +30,8 @@ class Source(Protocol):
         float32 0 … 1 and ``analysis_error`` float32 kelvin; ``mask`` int8 ``(latitude, longitude)`` with OSTIA's bits
         (1 water, 2 land); ``source_product`` and ``source_version`` ``(time)``, text.
         Attributes: ``attribution``, the credit line that the products' licences ask for; ``problems``, a list of one
-        line for each thing an operator should know, empty when all is well.
+        line for each thing an operator should know, empty when all is well; ``gaps_are_certain``, whether a day that
+        did not come is one that the source lacks.
         Raises a `SourceError`: permanent, not yet available, or transient.
         """
         ...

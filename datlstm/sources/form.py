@@ -125,7 +125,8 @@ def deliver(days: xr.Dataset, water: xr.DataArray, provenance: Provenance, probl
 
     ``water`` is bool ``(latitude, longitude)`` and becomes ``mask``; cells outside it are NaN. ``provenance`` becomes
     ``source_product`` and ``source_version``, str objects ``(time)``, and the attribute ``attribution``; ``problems``,
-    one line for each part of the source that had to be left out, the attribute of this name, a list.
+    one line for each part of the source that had to be left out, the attribute of this name, a list; without any,
+    ``gaps_are_certain``.
     """
     delivered = days[[name for name in ("sst", ERROR_NAME, ICE_NAME) if name in days]].astype(np.float32).where(water)
     for name, variable in delivered.items():
@@ -136,7 +137,8 @@ def deliver(days: xr.Dataset, water: xr.DataArray, provenance: Provenance, probl
     delivered = delivered.drop_attrs(deep=False).assign({MASK_NAME: bits.assign_attrs(flags)})
     delivered["source_product"] = _on_every_day(days, provenance.product, "product the day came from")
     delivered["source_version"] = _on_every_day(days, provenance.version, "version of that product")
-    return delivered.assign_attrs(attribution=provenance.attribution, problems=list(problems))
+    lines = list(problems)
+    return delivered.assign_attrs(attribution=provenance.attribution, problems=lines, gaps_are_certain=not lines)
 
 
 def refuse_repeated_days(days: NDArray[np.datetime64], origin: str) -> None:

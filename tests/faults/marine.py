@@ -9,7 +9,7 @@ import xarray as xr
 from datlstm.archive import FIELDS, Archive
 from datlstm.ingest import IngestReport, ingest_night, patient_ingest
 from datlstm.quality import UNUSABLE
-from datlstm.settings import CopernicusDataset, CopernicusSource, RetrySettings, Settings
+from datlstm.settings import CopernicusSource, NearRealTimeDataset, RetrySettings, Settings
 from datlstm.sources import open_source
 from datlstm.synthetic.marine_store import MarineStore
 from datlstm.synthetic.marine_store.world import World, ostia_world
@@ -31,8 +31,7 @@ def world_of(settings: Settings, night: date, reprocessed_lag_days: int) -> Worl
 
 def talking_to(store: MarineStore, settings: Settings, folder: Path, limit_seconds: float = LIMIT_SECONDS) -> Settings:
     """Settings whose source is the client on a store, and whose stores lie in a folder."""
-    product = CopernicusSource().near_real_time.product
-    pinned = CopernicusDataset(product=product, dataset_id=NEAR_REAL_TIME, dataset_version="202311")
+    pinned = NearRealTimeDataset(dataset_version="202311")
     copernicus = CopernicusSource(near_real_time=pinned, limit_seconds=limit_seconds)
     served = settings.source.marine_store.model_copy(
         update={"endpoint": store.endpoint, "certificate": store.certificate}

@@ -19,6 +19,7 @@ from datlstm.archive import Archive
 from datlstm.cube import INIT_TIME, Cube
 from datlstm.ingest import backfill, ingest
 from datlstm.settings import Settings
+from datlstm.sources import open_source
 from datlstm.store import Store
 
 PATH = "c.zarr"
@@ -198,22 +199,24 @@ def contents(settings: Settings) -> xr.Dataset:
 def test_a_night_killed_before_its_commit_never_happened(
     settings: Settings, killed_at_commit: Callable[[Callable[[], object]], None]
 ) -> None:
-    ingest(settings, date(2023, 1, 1), date(2023, 1, 3))
+    source = open_source(settings)
+    ingest(settings, date(2023, 1, 1), date(2023, 1, 3), source)
     old, snapshot = contents(settings), Archive(settings).snapshot_id()
-    killed_at_commit(lambda: ingest(settings, date(2023, 1, 2), date(2023, 1, 5)))
+    killed_at_commit(lambda: ingest(settings, date(2023, 1, 2), date(2023, 1, 5), source))
     assert Archive(settings).snapshot_id() == snapshot
     xr.testing.assert_identical(contents(settings), old)
-    report = ingest(settings, date(2023, 1, 2), date(2023, 1, 5))
-    assert report.added == [date(2023, 1, 4), date(2023, 1, 5)]
-    assert report.unchanged == [date(2023, 1, 2), date(2023, 1, 3)]
+    report = ingest(settings, date(2023, 1, 2), date(2023, 1, 5), source)
+    assert report.upsert.added == [date(2023, 1, 4), date(2023, 1, 5)]
+    assert report.upsert.unchanged == [date(2023, 1, 2), date(2023, 1, 3)]
 
 
 def test_the_very_first_write_killed_before_its_commit_leaves_no_archive_and_no_obstacle(
     settings: Settings, killed_at_commit: Callable[[Callable[[], object]], None]
 ) -> None:
-    killed_at_commit(lambda: ingest(settings, date(2023, 1, 1), date(2023, 1, 3)))
+    source = open_source(settings)
+    killed_at_commit(lambda: ingest(settings, date(2023, 1, 1), date(2023, 1, 3), source))
     assert not Archive(settings).exists()
-    ((_, _, report),) = backfill(settings, date(2023, 1, 1), date(2023, 1, 3))
+    ((_, _, report),) = backfill(settings, date(2023, 1, 1), date(2023, 1, 3), source)
     assert report is not None
-    assert len(report.added) == 3
+    assert len(report.upsert.added) == 3
     assert Archive(settings).exists()

@@ -1,4 +1,4 @@
-"""Shared by unit tests: a store with a champion, one with published forecasts, and a clock that runs only by waiting."""
+"""Shared by unit tests: a store with a champion, one with published forecasts, and a clock that only waiting moves."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta

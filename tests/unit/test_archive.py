@@ -267,18 +267,14 @@ class TestRefusals:
 
     def test_days_on_another_grid(self, settings: Settings, elsewhere: Settings) -> None:
         with pytest.raises(ArchiveError, match="is not region 'laizhou''s"):
-            Archive(settings).upsert(
-                days_of(elsewhere, {JAN_1: 280}), mask_of(settings), attribution="A"
-            )
+            Archive(settings).upsert(days_of(elsewhere, {JAN_1: 280}), mask_of(settings), attribution="A")
 
     def test_the_settings_of_another_grid_can_neither_read_nor_write(self, elsewhere: Settings, put: Put) -> None:
         snapshot = put({JAN_1: 280}).snapshot_id
         with pytest.raises(ArchiveError, match="use the settings and the store that belong together"):
             Archive(elsewhere).open()
         with pytest.raises(ArchiveError, match="use the settings and the store that belong together"):
-            Archive(elsewhere).upsert(
-                days_of(elsewhere, {JAN_2: 280}), mask_of(elsewhere), attribution="A"
-            )
+            Archive(elsewhere).upsert(days_of(elsewhere, {JAN_2: 280}), mask_of(elsewhere), attribution="A")
         assert Archive(elsewhere).snapshot_id() == snapshot
 
     @pytest.mark.parametrize("moved", [(np.s_[2, :6], False), (np.s_[0, :6], True)], ids=["land", "sea"])

@@ -1,4 +1,4 @@
-"""Which product a day comes from: the better one stays, is noted when it lacks the day, and is fetched when it comes."""
+"""Which product a day comes from: the better one stays, and days that it lacks are noted and not asked again."""
 
 from datetime import date, timedelta
 from typing import Any

@@ -83,7 +83,7 @@ class TestMessages:
             events = run()
         assert [event.done for event in events if isinstance(event, Progress)] == [0, 1, 2, 3]
         assert isinstance(events[-1], Finished)
-        assert "SST: 3 of 5 chunks after" in caplog.text
+        assert "SST: 3 of 5 steps after" in caplog.text
 
     def test_request_arrives_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         child(monkeypatch, "fail(sys.stdin.buffer.read().decode())")
@@ -119,7 +119,7 @@ class TestLimit:
         child(monkeypatch, LISTEN + "live(); progress(2); os.fork() or live(); time.sleep(600)")
         with lives(tmp_path) as (environment, descriptor):
             started = time.monotonic()
-            with pytest.raises(TransientSourceError, match=r"1.5 s \(2 of 5 chunks had come\).*limit_seconds"):
+            with pytest.raises(TransientSourceError, match=r"1.5 s \(2 of 5 steps were done\).*limit_seconds"):
                 run(SHORT_SECONDS, environment)
             assert time.monotonic() - started < 20
             require_all_dead(descriptor, 2)
@@ -160,9 +160,7 @@ class TestDeath:
             run()
 
     def test_code_and_last_words_are_told_without_secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        words = (
-            "Traceback\\nSSLError: https://s3/x?x-cop-user=jeanne.baret refused jeanne.baret with étoile\\n"
-        )
+        words = "Traceback\\nSSLError: https://s3/x?x-cop-user=jeanne.baret refused jeanne.baret with étoile\\n"
         child(monkeypatch, LISTEN + f"os.write(2, '{words}'.encode()); sys.exit(3)")
         with pytest.raises(TransientSourceError) as told:
             run()

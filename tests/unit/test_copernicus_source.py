@@ -14,7 +14,15 @@ import xarray as xr
 from pydantic import SecretStr
 
 from datlstm.errors import NotYetAvailableError, PermanentSourceError, TransientSourceError
-from datlstm.settings import CopernicusCredentials, CopernicusDataset, QualitySettings, Region, Settings, SourceSettings
+from datlstm.settings import (
+    CopernicusCredentials,
+    NearRealTimeDataset,
+    QualitySettings,
+    Region,
+    ReprocessedDataset,
+    Settings,
+    SourceSettings,
+)
 from datlstm.settings import CopernicusSource as Options
 from datlstm.sources import Source, copernicus, open_source
 from datlstm.sources.copernicus import CopernicusSource
@@ -123,9 +131,7 @@ def source_of(options: Options, *, synthetic: bool = False) -> CopernicusSource:
 def days_by_product(days: xr.Dataset) -> dict[str, list[int]]:
     products = days["source_product"].to_numpy().tolist()
     numbers = days["time"].dt.day.to_numpy().tolist()
-    return {
-        product: [d for d, p in zip(numbers, products, strict=True) if p == product] for product in set(products)
-    }
+    return {product: [d for d, p in zip(numbers, products, strict=True) if p == product] for product in set(products)}
 
 
 def without_days(dataset: xr.Dataset, *days: date) -> xr.Dataset:
@@ -281,10 +287,10 @@ class TestRequest:
         assert client.environments == [{}]
 
     def test_version_is_the_pinned_one_or_the_catalogues_default(self, client: FakeClient) -> None:
-        pinned = CopernicusDataset(product=NRT_PRODUCT, dataset_id=NRT, dataset_version="202105")
+        pinned = NearRealTimeDataset(product=NRT_PRODUCT, dataset_id=NRT, dataset_version="202105")
         source = source_of(Options(near_real_time=pinned, reprocessed=None))
         assert set(source.read(FIRST, LAST)["source_version"].to_numpy()) == {"202105"}
-        open_version = CopernicusDataset(product=REP_PRODUCT, dataset_id=REP)
+        open_version = ReprocessedDataset(product=REP_PRODUCT, dataset_id=REP, dataset_version=None)
         source = source_of(Options(reprocessed=open_version))
         assert [product.version for product in source.products()] == ["202412", "202311"]
 
@@ -330,15 +336,14 @@ class TestProducts:
 
 
 class TestCredit:
-    def test_each_products_days_are_credited_by_its_identifier(self, source: CopernicusSource) -> None:
+    def test_every_delivery_credits_all_products_by_identifier(self, source: CopernicusSource) -> None:
         credit = "Generated using E.U. Copernicus Marine Service Information; "
         rep, nrt = "https://doi.org/10.48670/moi-00168", "https://doi.org/10.48670/moi-00165"
-        assert source.read(FIRST, LAST_REP_DAY).attrs["attribution"] == credit + rep
-        assert source.read(LAST, LAST).attrs["attribution"] == credit + nrt
-        assert source.read(FIRST, LAST).attrs["attribution"] == f"{credit}{rep}; {nrt}"
+        for first, last in ((FIRST, LAST_REP_DAY), (LAST, LAST), (FIRST, LAST)):
+            assert source.read(first, last).attrs["attribution"] == f"{credit}{rep}; {nrt}"
 
     def test_product_of_unknown_identifier_is_credited_by_name(self, client: FakeClient) -> None:
-        other = CopernicusDataset(product="SST_OTHER", dataset_id=NRT)
+        other = NearRealTimeDataset(product="SST_OTHER", dataset_id=NRT)
         days = source_of(Options(reprocessed=None, near_real_time=other)).read(FIRST, LAST)
         assert days.attrs["attribution"].endswith("; SST_OTHER")
 

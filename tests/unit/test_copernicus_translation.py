@@ -4,7 +4,7 @@ import errno
 import os
 from typing import Any
 
-import botocore.exceptions
+import botocore.exceptions  # type: ignore[import-untyped]
 import copernicusmarine
 import pandas as pd
 import pytest
@@ -140,7 +140,10 @@ def test_version_that_is_gone_is_told_with_those_there_are(monkeypatch: pytest.M
 
 
 def test_full_disk_is_the_operators_whatever_class_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for failure in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("[Errno 28] No space left on device")):
+    for failure in (
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("[Errno 28] No space left on device"),
+    ):
         error = explain(told_of(failure, monkeypatch), SECRETS)
         assert type(error) is PermanentSourceError
         assert "no room: free some, or set TMPDIR" in str(error)

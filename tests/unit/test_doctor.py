@@ -5,8 +5,10 @@ from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from datlstm.archive import Archive
+from datlstm import doctor
+from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.bundle import WEIGHTS, Bundle
 from datlstm.doctor import Check, examine
 from datlstm.ladder import nightly_forecast
@@ -15,6 +17,7 @@ from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings
 from datlstm.skill import skill_by_lead, verify
 from datlstm.store import Store
+from tests.fake_source import FakeSource, record
 
 LAST_DAY = date(2024, 5, 31)
 TODAY = LAST_DAY + timedelta(days=1)
@@ -39,6 +42,30 @@ def test_an_empty_store_is_told_what_to_run_first(settings: Settings) -> None:
     assert "run `datlstm backfill`" in found["archive"].message
     assert "`datlstm retrain`" in found["champion"].message
     assert "run `datlstm nightly`" in found["forecast"].message
+
+
+def test_every_product_of_the_source_is_listed_best_first_and_the_newest_day_counts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest, oldest = date(2024, 5, 30), date(1981, 10, 1)
+    records = [
+        record({}, "REP", "2020", (oldest, date(2022, 5, 31))),
+        record({}, "NRT", "1", (date(2007, 1, 1), newest)),
+    ]
+    monkeypatch.setattr(doctor, "open_source", lambda settings: FakeSource(records))
+    healthy = report(settings, newest + timedelta(days=2))["source"]
+    assert healthy.state == "ok"
+    assert healthy.message == "synthetic: REP 2020, 1981-10-01 … 2022-05-31; NRT 1, 2007-01-01 … 2024-05-30"
+    late = report(settings, newest + timedelta(days=3))["source"]
+    assert late.state == "warn"
+    assert "3 days ago: wait for it, or look at the provider's notices" in late.message
+
+
+def test_a_source_that_cannot_be_asked_fails_with_its_own_words(settings: Settings) -> None:
+    source = settings.source.model_copy(update={"kind": "copernicus"})
+    check = report(settings.replace(source=source))["source"]
+    assert check.state == "fail"
+    assert "COPERNICUSMARINE_SERVICE_USERNAME" in check.message
 
 
 def test_a_healthy_store_is_well_in_every_check(published: Settings) -> None:
@@ -73,15 +100,15 @@ def test_a_stale_archive_warns_and_then_fails_with_the_remedy(trained: Settings)
 def test_flagged_days_are_named_with_the_remedy(trained: Settings) -> None:
     archive, suspect, bad = Archive(trained), TODAY, TODAY + timedelta(days=1)
     for day, flags in ((suspect, 16), (bad, 4)):
-        fields = archive.read(LAST_DAY, LAST_DAY).load()[["sst", "sea_ice_fraction"]]
+        fields = archive.open().sel(time=[np.datetime64(LAST_DAY)]).load()[[*FIELDS, *PER_DAY]]
         fields = fields.assign_coords(time=pd.DatetimeIndex([day])).assign(quality=("time", np.array([flags], "uint8")))
-        archive.upsert(fields, archive.ocean_mask(), product="test", version="1", attribution="nobody")
+        archive.upsert(fields, archive.ocean_mask(), attribution="nobody")
         check = report(trained)["last days"]
         assert f"{suspect} JUMP" in check.message
         if day == suspect:
             assert check.state == "warn" and "still used" in check.message
     assert check.state == "fail"
-    assert f"{bad} OUT_OF_RANGE: read again with `datlstm backfill --from {bad} --to {bad}`" in check.message
+    assert f"{bad} OUT_OF_RANGE: read again with `datlstm backfill --again --from {bad} --to {bad}`" in check.message
 
 
 def test_a_champion_that_cannot_forecast_fails_by_name(trained: Settings, champion: Bundle) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import datlstm
 
-FENCE = Path(datlstm.__file__).parent / "synthetic" / "marine_store" / "fence.py"
+FENCE = Path(datlstm.__file__).parent / "synthetic" / "fence.py"
 # Documentation's own addresses: even without a fence nobody would answer.
 FENCED = f"""
 import runpy, socket

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from datlstm.archive import Archive
+from datlstm.archive import FIELDS, Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, WEIGHTS, Bundle
 from datlstm.errors import NotEnoughDataError
 from datlstm.ladder import ForecastSource, nightly_forecast
@@ -27,10 +27,12 @@ def append(settings: Settings, days: list[date], offset_kelvin: float = 0.0, fla
     """Write a field of its own for each day into the archive, made from the last May's."""
     archive = Archive(settings)
     like = archive.read(date(2024, 5, 1), date(2024, 5, 1) + timedelta(days=len(days) - 1)).load()
-    fields = like[["sst", "sea_ice_fraction"]].assign_coords(time=pd.DatetimeIndex(days))
+    fields = like[list(FIELDS)].assign_coords(time=pd.DatetimeIndex(days))
     fields["sst"] = fields["sst"] + offset_kelvin
     fields["quality"] = ("time", np.full(len(days), flags, "uint8"))
-    archive.upsert(fields, archive.ocean_mask(), product="test", version="1", attribution="nobody")
+    for name, text in (("source_product", "test"), ("source_version", "1")):
+        fields[name] = ("time", np.full(len(days), text, dtype=object))
+    archive.upsert(fields, archive.ocean_mask(), attribution="nobody")
 
 
 def test_on_fresh_input_the_champion_forecasts(trained: Settings, champion: Bundle) -> None:

@@ -22,8 +22,8 @@ def days(*fields: float | list[list[float]], at: list[str] | None = None) -> xr.
     )
 
 
-def flags(sst: xr.DataArray, previous: xr.DataArray | None = None) -> list[DayQuality]:
-    return [DayQuality(flag) for flag in check_days(sst, OCEAN, previous, LIMITS).values.tolist()]
+def flags(sst: xr.DataArray, stored: xr.DataArray | None = None) -> list[DayQuality]:
+    return [DayQuality(flag) for flag in check_days(sst, OCEAN, stored, LIMITS).values.tolist()]
 
 
 def test_a_complete_credible_sea_that_moves_a_little_is_good() -> None:
@@ -80,11 +80,40 @@ def test_equal_where_both_have_cells_is_not_repeated_when_the_gaps_moved() -> No
     assert flags(days(first, first)) == [DayQuality.GOOD, DayQuality.REPEATED]
 
 
-def test_the_first_day_is_compared_with_the_previous_one_if_there_is_one() -> None:
-    previous = days(280.0).isel(time=0)
-    assert flags(days(280.0), previous) == [DayQuality.REPEATED]
-    assert flags(days(290.0), previous) == [DayQuality.JUMP]
+def test_the_first_day_is_compared_with_the_stored_one_before_it_if_there_is_one() -> None:
+    stored = days(280.0, at=["2023-12-31"])
+    assert flags(days(280.0), stored) == [DayQuality.REPEATED]
+    assert flags(days(290.0), stored) == [DayQuality.JUMP]
+    assert flags(days(280.0), days(NAN, at=["2023-12-31"])) == [DayQuality.GOOD]
     assert flags(days(280.0), None) == [DayQuality.GOOD]
+
+
+def test_the_day_before_is_the_one_given_now_rather_than_the_one_stored() -> None:
+    stored = days(280.0, 290.0, 280.0)
+    assert flags(days(280.0, 280.5, 281.0), stored) == [DayQuality.GOOD] * 3
+
+
+def test_a_day_that_comes_as_it_is_stored_is_good() -> None:
+    stored = days(280.0, 280.5, 281.0)
+    assert flags(stored, stored) == [DayQuality.GOOD] * 3
+
+
+@pytest.mark.parametrize("shift", [-1, 1], ids=["later", "earlier"])
+def test_days_that_come_as_the_stored_ones_beside_them_are_repeated(shift: int) -> None:
+    stored = days(280.0, 280.5, 281.0, 281.5, 282.0)
+    asked = stored.isel(time=slice(1, 4))
+    shifted = asked.copy(data=stored.values[1 + shift : 4 + shift])
+    assert flags(shifted, stored) == [DayQuality.REPEATED] * 3
+
+
+def test_a_copy_of_the_stored_day_after_is_not_repeated_where_nothing_is_known_of_the_day_itself() -> None:
+    stored = days(281.0, at=["2024-01-02"])
+    assert flags(days(281.0), stored) == [DayQuality.GOOD]
+
+
+def test_a_copy_of_a_day_farther_off_is_not_repeated() -> None:
+    stored = days(280.0, 280.5, 281.0)
+    assert flags(days(280.3, 280.6, 280.0), stored) == [DayQuality.GOOD] * 3
 
 
 def test_an_empty_day_is_not_a_repetition_of_an_empty_day() -> None:
@@ -100,11 +129,11 @@ def test_flags_add_up() -> None:
 
 def test_no_flag_alters_the_data() -> None:
     sst = days(280.0, 280.0, 7.0, NAN, [[290.0, NAN, 5.0], [NAN, NAN, 5.0]])
-    previous = days(280.0).isel(time=0)
-    before, before_previous = sst.copy(deep=True), previous.copy(deep=True)
-    assert all(flags(sst, previous))
+    stored = days(280.0, 281.0, at=["2023-12-31", "2024-01-01"])
+    before, stored_before = sst.copy(deep=True), stored.copy(deep=True)
+    assert all(flags(sst, stored))
     xr.testing.assert_identical(sst, before)
-    xr.testing.assert_identical(previous, before_previous)
+    xr.testing.assert_identical(stored, stored_before)
 
 
 def test_partial_days_and_jumps_are_used_and_all_else_is_not() -> None:

@@ -11,8 +11,10 @@ from datlstm.grid import Grid
 from datlstm.settings import (
     ArchiveSettings,
     CopernicusCredentials,
+    CopernicusSource,
     ModelSettings,
     Region,
+    RetrySettings,
     Settings,
     load_settings,
     shipped_regions,
@@ -127,6 +129,49 @@ class TestLoading:
     def test_every_bad_value_is_listed(self, file: Path) -> None:
         with pytest.raises(SettingsError, match=r"(?=.*model\.lead_days: )(?=.*quality\.minimum_coverage: )"):
             load_settings(append(file, "[model]\nlead_days = 0\n[quality]\nminimum_coverage = 1.5\n"))
+
+
+class TestSource:
+    def test_the_reprocessed_record_is_pinned_and_the_near_real_time_one_follows_the_catalogue(self) -> None:
+        copernicus = load_settings("bohai").source.copernicus
+        assert copernicus.reprocessed is not None
+        assert copernicus.reprocessed.dataset_version == "202003"
+        assert copernicus.near_real_time.dataset_version is None
+
+    def test_a_region_can_do_without_the_reprocessed_record_but_not_without_the_other(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATLSTM_SOURCE__COPERNICUS__REPROCESSED", "null")
+        assert load_settings(str(file)).source.copernicus.reprocessed is None
+        monkeypatch.setenv("DATLSTM_SOURCE__COPERNICUS__NEAR_REAL_TIME", "null")
+        with pytest.raises(SettingsError, match="source.copernicus.near_real_time"):
+            load_settings(str(file))
+
+    @pytest.mark.parametrize(
+        ("addition", "place"),
+        [
+            ("[source.retry]\nattempts = 0", "source.retry.attempts"),
+            ("[source.retry]\npoll_minutes = 0", "source.retry.poll_minutes"),
+            ("[source.retry]\nlongest_wait_seconds = -1", "source.retry.longest_wait_seconds"),
+            ("[source.retry]\ntries = 3", "source.retry.tries"),
+            ("[source.copernicus]\nlimit_seconds = 0", "source.copernicus.limit_seconds"),
+            ("[source.copernicus]\npassword = 'hunter2'", "source.copernicus.password"),
+            ("[source.copernicus.near_real_time]\nversion = '1'", "source.copernicus.near_real_time.version"),
+            ("[source.marine_store]\nport = 80", "source.marine_store.port"),
+            ("[archive]\nweekly_rolling_days = 0", "archive.weekly_rolling_days"),
+            ("[archive]\nupgrade_days = 0", "archive.upgrade_days"),
+        ],
+    )
+    def test_a_value_that_makes_no_night_is_refused_at_its_place(self, file: Path, addition: str, place: str) -> None:
+        with pytest.raises(SettingsError, match=f"{place}: "):
+            load_settings(append(file, addition))
+
+    def test_one_value_of_a_section_leaves_its_neighbours(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATLSTM_SOURCE__RETRY__DEADLINE_HOURS", "3")
+        monkeypatch.setenv("DATLSTM_SOURCE__COPERNICUS__CREDENTIALS_BLOCK", "marine")
+        loaded = load_settings(append(file, "[source.retry]\nattempts = 2\n")).source
+        assert loaded.retry == RetrySettings(attempts=2, deadline_hours=3)
+        assert loaded.copernicus == CopernicusSource(credentials_block="marine")
 
 
 class TestEnvironment:

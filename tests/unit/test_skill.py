@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from datlstm.archive import Archive
+from datlstm.archive import FIELDS, Archive
 from datlstm.ladder import nightly_forecast
 from datlstm.products import publish_forecast, read_init
 from datlstm.settings import Settings
@@ -39,10 +39,12 @@ def scored_leads(settings: Settings, init: date) -> list[int]:
 
 def revise(settings: Settings, day: date, offset_kelvin: float, version: str = "2") -> None:
     archive = Archive(settings)
-    days = archive.read(day, day).load()[["sst", "sea_ice_fraction"]]
+    days = archive.read(day, day).load()[list(FIELDS)]
     days["sst"] = days["sst"] + offset_kelvin
     days["quality"] = ("time", np.zeros(1, "uint8"))
-    archive.upsert(days, archive.ocean_mask(), product="REPROCESSED", version=version, attribution="nobody")
+    days["source_product"] = ("time", np.array(["REPROCESSED"], dtype=object))
+    days["source_version"] = ("time", np.array([version], dtype=object))
+    archive.upsert(days, archive.ocean_mask(), attribution="nobody")
 
 
 def test_before_any_truth_nothing_is_scored(published: Settings) -> None:
@@ -148,6 +150,8 @@ def test_truth_that_comes_after_a_long_gap_is_scored_though_later_forecasts_were
 def copy_days(settings: Settings, days: list[date]) -> None:
     archive = Archive(settings)
     like = archive.read(date(2024, 5, 1), date(2024, 5, 1) + timedelta(days=len(days) - 1)).load()
-    fields = like[["sst", "sea_ice_fraction"]].assign_coords(time=pd.DatetimeIndex(days))
+    fields = like[list(FIELDS)].assign_coords(time=pd.DatetimeIndex(days))
     fields["quality"] = ("time", np.zeros(len(days), "uint8"))
-    archive.upsert(fields, archive.ocean_mask(), product="LATE", version="1", attribution="nobody")
+    for name, text in (("source_product", "LATE"), ("source_version", "1")):
+        fields[name] = ("time", np.full(len(days), text, dtype=object))
+    archive.upsert(fields, archive.ocean_mask(), attribution="nobody")

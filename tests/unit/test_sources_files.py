@@ -93,7 +93,7 @@ class TestForm:
         assert days["source_product"].dims == days["source_version"].dims == ("time",)
         assert days["source_product"].to_numpy().tolist() == ["OSTIA", "OSTIA"]
         assert days["source_version"].to_numpy().tolist() == ["3.1", "3.1"]
-        assert days.attrs == {"attribution": "Met Office", "problems": []}
+        assert days.attrs == {"attribution": "Met Office", "problems": [], "gaps_are_certain": True}
 
     def test_region_comes_with_one_more_cell_on_each_side(self, expected: xr.Dataset) -> None:
         np.testing.assert_array_equal(expected["latitude"], 49.75 + 0.5 * np.arange(6))

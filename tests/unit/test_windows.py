@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
-from datlstm.archive import Archive
+from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.errors import NotEnoughDataError
 from datlstm.settings import Settings
 from datlstm.store import Store
@@ -120,8 +120,8 @@ def test_the_training_cube_is_the_normalised_archive_with_its_gaps(filled: Setti
     archive = Archive(filled)
     gap = days(5, date(2024, 6, 3))
     reached = archive.open().isel(time=[-1, -2]).load()
-    later = reached.assign_coords(time=pd.DatetimeIndex([gap[-1], gap[-2]]))[["sst", "sea_ice_fraction", "quality"]]
-    archive.upsert(later, archive.ocean_mask(), product="test", version="1", attribution="nobody")
+    later = reached.assign_coords(time=pd.DatetimeIndex([gap[-1], gap[-2]]))[[*FIELDS, *PER_DAY]]
+    archive.upsert(later, archive.ocean_mask(), attribution="nobody")
     snapshot = archive.snapshot_id()
     periods = Periods.of(filled, archive.usable_days(snapshot))
     normaliser = fit_baseline(filled, periods.training, snapshot).normaliser

@@ -65,7 +65,7 @@ class CopernicusSource:
 
     def products(self) -> list[Product]:
         """Return what the catalogue announces of each product now, best first. Raises `SourceError`."""
-        if not self._described:
+        if self._datasets.keys() - self._described.keys():
             self._ask(self._datasets, None, None)
         return [self._product(self._described[dataset_id]) for dataset_id in self._datasets]
 
@@ -73,9 +73,9 @@ class CopernicusSource:
         """Return the days of a closed interval that exist, in the form of `Source.read`, already loaded.
 
         A lazy chunk would fail later, untyped, or be silently missing. So ask for as many days as fit in memory. A day
-        that is not whole is left out, like one that the service lacks, and named in ``problems``. Raises
-        `NotYetAvailableError` when no asked day is there, and as the client fails `PermanentSourceError` or
-        `TransientSourceError`.
+        that is not whole is left out, like one that the service lacks, and named in ``problems``; when none is whole
+        there are problems and no day. Raises `NotYetAvailableError` when no asked day is there, and as the client fails
+        `PermanentSourceError` or `TransientSourceError`.
         """
         return self._read(self._datasets, first_day, last_day)
 
@@ -93,7 +93,7 @@ class CopernicusSource:
         pieces = _best_first(pieces)
         if not pieces:
             raise NotYetAvailableError(
-                f"{' and '.join(datasets)} have no whole day in {first_day} … {last_day} yet: come back later"
+                f"{' and '.join(datasets)} have no day in {first_day} … {last_day} yet: come back later"
             )
         return _joined(pieces)
 
@@ -134,13 +134,15 @@ class CopernicusSource:
         inspection.require_asked_form(raw, described, self._region)
         inspection.require_credible_packing(raw, self._quality, name)
         located = in_kelvin(locate(raw, self._region, NAMES, name))
+        inspection.require_known_error(located, name)
         water, problems = inspection.water_by_mask(located, name)
         whole, lacking = inspection.without_incomplete_days(located, water, self._quality.minimum_coverage, name)
         if described.retired_on:
             problems.append(f"{name} {described.version} will be retired on {described.retired_on}: choose another")
         product = self._product(described)
-        provenance = Provenance(product.name, product.version, self._attribution(name))
-        return deliver(whole, water, provenance, [*problems, *lacking])
+        provenance = Provenance(product.name, product.version, self._attribution())
+        days = deliver(whole, water, provenance, [*problems, *lacking])
+        return days.assign_attrs(gaps_are_certain=not lacking)
 
     def _require_nature(self, days: xr.Dataset, name: str) -> None:
         is_synthetic = "synthetic_seed" in days.attrs
@@ -160,13 +162,13 @@ class CopernicusSource:
             last_day=described.last_day,
         )
 
-    def _attribution(self, dataset_id: str) -> str:
-        product = self._datasets[dataset_id].product
+    def _attribution(self) -> str:
+        """Return the credit for all products of the source: an archive holds days of each."""
         if self._synthetic:
             from datlstm.synthetic.labels import ATTRIBUTION
 
             return ATTRIBUTION
-        return CREDIT + DOI_BY_PRODUCT.get(product, product)
+        return CREDIT + "; ".join(DOI_BY_PRODUCT.get(d.product, d.product) for d in self._datasets.values())
 
 
 def _required(credentials: CopernicusCredentials) -> tuple[str, str]:
@@ -193,9 +195,12 @@ def _best_first(pieces: list[xr.Dataset]) -> list[xr.Dataset]:
 def _joined(pieces: list[xr.Dataset]) -> xr.Dataset:
     if len(pieces) == 1:
         return pieces[0]
+    if len({(piece.sizes["latitude"], piece.sizes["longitude"]) for piece in pieces}) > 1:
+        raise PermanentSourceError("the two datasets of source.copernicus are on other grids: choose two of one grid")
     days = xr.concat(
         [piece.drop_vars(MASK) for piece in pieces], "time", join="override", combine_attrs="override"
     ).sortby("time")
     water = xr.concat([piece[MASK] for piece in pieces], "piece", join="override").min("piece", keep_attrs=True)
     problems = [problem for piece in pieces for problem in piece.attrs["problems"]]
-    return days.assign({MASK: water}).assign_attrs(problems=problems)
+    certain = all(piece.attrs["gaps_are_certain"] for piece in pieces)
+    return days.assign({MASK: water}).assign_attrs(problems=problems, gaps_are_certain=certain)

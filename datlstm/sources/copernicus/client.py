@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import Any, TextIO
 
+from datlstm.sources.copernicus.inspection import COINCIDENCE
 from datlstm.sources.copernicus.protocol import (
     VARIABLES,
     AskedDataset,
@@ -43,7 +44,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _end_with_parent(os.getppid())
     if request.loopback_only:
-        from datlstm.synthetic.marine_store.fence import fence_to_loopback
+        from datlstm.synthetic.fence import fence_to_loopback
 
         fence_to_loopback()
     answer(request, lambda message: _write(messages, message))
@@ -106,17 +107,20 @@ def read(request: Request, described: Described, first_day: date, last_day: date
     import copernicusmarine
     from dask.callbacks import Callback
 
-    latitude_step, longitude_step = _step(described.latitude), _step(described.longitude)
+    # A little more than a cell, or rounding loses a centre on the very edge.
+    latitude_margin, longitude_margin = (
+        _step(axis) * (1 + COINCIDENCE) for axis in (described.latitude, described.longitude)
+    )
     dataset = copernicusmarine.open_dataset(
         dataset_id=described.dataset_id,
         dataset_version=described.version,
         username=request.username,
         password=request.password,
         variables=VARIABLES,
-        minimum_longitude=max(-180.0, request.west - longitude_step),
-        maximum_longitude=min(180.0, request.east + longitude_step),
-        minimum_latitude=max(-90.0, request.south - latitude_step),
-        maximum_latitude=min(90.0, request.north + latitude_step),
+        minimum_longitude=max(-180.0, request.west - longitude_margin),
+        maximum_longitude=min(180.0, request.east + longitude_margin),
+        minimum_latitude=max(-90.0, request.south - latitude_margin),
+        maximum_latitude=min(90.0, request.north + latitude_margin),
         # Naive datetimes would be local time.
         start_datetime=datetime.combine(first_day, time_of_day.min, UTC),
         end_datetime=datetime.combine(last_day, time_of_day.max, UTC),
@@ -127,6 +131,8 @@ def read(request: Request, described: Described, first_day: date, last_day: date
         raise ValueError("the client gave up and says no more")
     # The client answers for a missing day with its neighbour: keep what was asked.
     dataset = dataset.sel(time=slice(str(first_day), str(last_day)))
+    if not dataset.sizes["time"]:
+        return set()
     counter = _Counter(described.dataset_id, report)
     with Callback(start=counter.start, posttask=counter.count):
         dataset = dataset.load()
@@ -139,7 +145,7 @@ def read(request: Request, described: Described, first_day: date, last_day: date
 
 
 class _Counter:
-    """Counts finished tasks of Dask, which are the chunks and little else."""
+    """Counts finished tasks of Dask: a chunk takes one to fetch and one to cut."""
 
     def __init__(self, dataset_id: str, report: Report) -> None:
         self._dataset_id, self._report = dataset_id, report

@@ -57,6 +57,12 @@ def require_credible_packing(days: xr.Dataset, quality: QualitySettings, name: s
             )
 
 
+def require_known_error(located: xr.Dataset, name: str) -> None:
+    """Raise `PermanentSourceError` when the analysis error came in units that nobody knows, and was not recognised."""
+    if ERROR not in located:
+        raise PermanentSourceError(f"{name}: {ERROR} came in other units than kelvin: look at the provider's notices")
+
+
 def water_by_mask(days: xr.Dataset, name: str) -> tuple[xr.DataArray, list[str]]:
     """Return which cells are water, bool ``(latitude, longitude)``, and a line about days whose mask is damaged.
 

@@ -50,7 +50,7 @@ def run_client(request: Request, limit_seconds: float, environment: Mapping[str,
             events.append(event)
             if isinstance(event, Progress):
                 seconds = time.monotonic() - started
-                log.info("%s: %d of %d chunks after %.0f s", event.dataset_id, event.done, event.total, seconds)
+                log.info("%s: %d of %d steps after %.0f s", event.dataset_id, event.done, event.total, seconds)
         if not events or not isinstance(events[-1], Finished | Failed):
             raise TransientSourceError(
                 f"the client of Copernicus Marine ended with {_end_of(process)}: "
@@ -121,7 +121,7 @@ def _pump(stream: IO[str], lines: "queue.SimpleQueue[str | None]") -> None:
 def _progress_of(events: list[Event]) -> str:
     reached = [event for event in events if isinstance(event, Progress)]
     if reached:
-        return f"{reached[-1].done} of {reached[-1].total} chunks had come"
+        return f"{reached[-1].done} of {reached[-1].total} steps were done"
     return "the catalogue had answered" if events else "not even the catalogue had answered"
 
 

@@ -65,7 +65,7 @@ class Described(Message):
 
 
 class Progress(Message):
-    """How far the reading of a dataset has come, in chunks."""
+    """How far the reading of a dataset has come, in steps of Dask: about two for each chunk."""
 
     event: Literal["progress"] = "progress"
     dataset_id: str
