@@ -16,7 +16,7 @@ nightly: $(VENV)/.runtime
 	$(VENV)/bin/datlstm nightly --bootstrap
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
