@@ -18,6 +18,7 @@ from datlstm.settings import Settings
 from datlstm.store import Store
 
 FORECAST_PATH = "forecast.zarr"
+OSTIA_REFERENCES = "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168"
 ICE = 4
 ICE_THRESHOLD = 0.15
 # What a gap in the axis has for a day: decoders show it as not a time.
@@ -193,7 +194,7 @@ _VALID_ATTRIBUTES = {"standard_name": "time", "long_name": "day the forecast is 
 
 def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
     region, archive = settings.region, Archive(settings)
-    source = "synthetic" if settings.source.kind == "synthetic" else "satellite"
+    source = "synthetic" if settings.source.is_synthetic else "satellite"
     return {
         "Conventions": "CF-1.11, ACDD-1.3",
         "title": f"{region.title}: {settings.model.lead_days}-day sea surface temperature forecasts",
@@ -204,9 +205,9 @@ def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
         "keywords": "sea surface temperature, forecast, foundation SST, machine learning, DatLSTM",
         "institution": "datlstm forecast service",
         "project": "datlstm",
-        "source": f"{settings.source.kind} SST, forecast by the model that model_id names",
+        "source": f"{source} SST ({settings.source.kind}), forecast by the model that model_id names",
         "history": "written by datlstm",
-        "references": "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168",
+        "references": "none: synthetic" if settings.source.is_synthetic else OSTIA_REFERENCES,
         "license": "https://creativecommons.org/licenses/by/4.0/",
         "acknowledgement": archive.attribution() if archive.exists() else "",
         "processing_level": "L4 forecast",

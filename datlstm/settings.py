@@ -154,6 +154,11 @@ class SourceSettings(Frozen):
     synthetic: SyntheticSource = SyntheticSource()
     retry: RetrySettings = RetrySettings()
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Tell whether the days are invented, which everything made of them must say."""
+        return self.kind in ("synthetic", "marine-store")
+
 
 class ArchiveSettings(Frozen):
     """The archive's time axis starts at ``first_day`` for ever.

@@ -31,7 +31,7 @@ def publish_site(settings: Settings) -> str:
     store = Store(settings.store)
     picture = f"quicklook/{newest}.png"
     title = f"{settings.region.title}: forecast from {newest}"
-    if settings.source.kind == "synthetic":
+    if settings.source.is_synthetic:
         title += " (SYNTHETIC sea, not observations)"
     latest = {
         "init_time": str(newest),

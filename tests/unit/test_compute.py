@@ -17,7 +17,9 @@ def test_without_a_scheduler_dask_stays_in_the_process(settings: Settings) -> No
 
 
 def test_a_scheduler_is_used_inside_the_block_only(settings: Settings) -> None:
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+    ) as cluster:
         with dask_compute(settings.replace(dask_scheduler=cluster.scheduler_address)):
             assert default_client().scheduler.address == cluster.scheduler_address
         with pytest.raises(ValueError, match="No client"):

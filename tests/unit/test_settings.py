@@ -16,6 +16,7 @@ from datlstm.settings import (
     Region,
     RetrySettings,
     Settings,
+    SourceSettings,
     load_settings,
     shipped_regions,
 )
@@ -246,3 +247,10 @@ def test_secrets_are_read_but_never_shown(monkeypatch: pytest.MonkeyPatch) -> No
     for shown in (repr(credentials), str(credentials), credentials.model_dump_json()):
         assert "hunter2" not in shown
         assert "jdoe" not in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "invented"), [("copernicus", False), ("files", False), ("marine-store", True), ("synthetic", True)]
+)
+def test_a_source_knows_whether_its_sea_is_invented(kind: Any, invented: bool) -> None:
+    assert SourceSettings(kind=kind).is_synthetic is invented
