@@ -12,6 +12,7 @@ from datlstm.best_truth import (
     absent_days,
     acceptable,
     best_for,
+    changed_versions,
     is_finished,
     names,
     not_worse,
@@ -218,3 +219,19 @@ class TestUpgradable:
 
     def test_the_night_s_own_window_is_not_touched(self) -> None:
         assert upgradable(known({FIRST: ("NRT", "1"), SECOND: ("NRT", "1")}), BOTH, SECOND, 366) == (FIRST, FIRST)
+
+
+class TestChangedVersions:
+    def test_a_version_that_the_provider_changed_is_told_once_for_each_product(self) -> None:
+        (line,) = changed_versions(
+            delivery({NEW_YEAR: ("NRT", "2")}), known({FIRST: ("REP", "7"), THIRD: ("NRT", "1")})
+        )
+        assert "NRT comes in version 2, the archive's newest day of it in 1" in line
+
+    def test_what_this_service_noted_behind_a_version_is_no_change(self) -> None:
+        had = known({FIRST: ("NRT", "1 (not in REP 2020)"), SECOND: ("NRT", "1 minus step 47c39eb97ea0")})
+        assert changed_versions(delivery({THIRD: ("NRT", "1")}), had) == []
+
+    def test_the_first_day_of_a_product_changes_nothing(self) -> None:
+        assert changed_versions(delivery({THIRD: ("NRT", "1")}), known({FIRST: ("REP", "2020")})) == []
+        assert changed_versions(delivery({THIRD: ("NRT", "1")}), None) == []

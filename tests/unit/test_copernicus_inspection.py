@@ -171,6 +171,11 @@ class TestPacking:
         odd["analysed_sst"][0, 0, :3] = 250.0
         require_credible_packing(odd, QUALITY, NAME)
 
+    def test_a_spoilt_day_among_sound_ones_is_left_to_them_too(self) -> None:
+        spoilt = ostia()
+        spoilt["analysed_sst"][0] = 5000.0
+        require_credible_packing(spoilt, QUALITY, NAME)
+
     def test_limits_themselves_pass_after_rounding(self) -> None:
         limits = ostia()
         limits["sea_ice_fraction"][:] = np.float32(1.0000001)

@@ -40,20 +40,25 @@ def require_asked_form(days: xr.Dataset, described: Described, region: Region) -
 
 
 def require_credible_packing(days: xr.Dataset, quality: QualitySettings, name: str) -> None:
-    """Raise `PermanentSourceError` when values can't be what they are said to be: a scale or an offset is missing."""
+    """Raise `PermanentSourceError` when no day's values can be what they are said to be: a scale or offset is missing.
+
+    A spoilt day among sound ones is left to the checks of each day's quality.
+    """
     limits = {
         SST: (quality.minimum_kelvin, quality.maximum_kelvin),
         ERROR: (0.0, MAXIMUM_ERROR_KELVIN),
         ICE: (0.0, 1.0),
     }
     for variable, (low, high) in limits.items():
-        values = days[variable].to_numpy()
-        values = values[np.isfinite(values)]
+        values = days[variable].where(np.isfinite(days[variable]))
         outside = (values < low - 1e-3) | (values > high + 1e-3)
-        if outside.mean() > MISPACKED_SHARE if values.size else False:
+        cells = ("latitude", "longitude")
+        share = outside.sum(cells) / values.notnull().sum(cells)
+        if float(share.min()) > MISPACKED_SHARE:
             raise PermanentSourceError(
-                f"{name}: {variable} is between {values.min():g} and {values.max():g}, outside {low:g} … {high:g}: its "
-                "scale factor or offset is missing or has changed; nothing was taken; look at the provider's notices"
+                f"{name}: {variable} is between {float(values.min()):g} and {float(values.max()):g}, outside {low:g} … "
+                f"{high:g}: its scale factor or offset is missing or has changed; nothing was taken; look at the "
+                "provider's notices"
             )
 
 
