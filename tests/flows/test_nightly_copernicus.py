@@ -9,6 +9,7 @@ from shutil import copytree
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter
+from prefect.settings import get_current_settings
 
 from datlstm.archive import Archive
 from datlstm.errors import PermanentSourceError
@@ -64,6 +65,11 @@ def everything_prefect_keeps() -> str:
     return str(kept)
 
 
+def stored_results() -> set[Path]:
+    """What Prefect pickled of results; shared by every run of this machine's user."""
+    return set(get_current_settings().results.local_storage_path.glob("*"))
+
+
 def test_a_night_brings_its_days_and_the_account_is_written_nowhere(
     store: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,9 +86,11 @@ def test_a_night_brings_its_days_and_the_account_is_written_nowhere(
 def test_a_wrong_password_is_told_at_once_and_the_forecast_goes_out_all_the_same(
     store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    before = stored_results()
     monkeypatch.setenv("COPERNICUSMARINE_SERVICE_PASSWORD", "forgotten-1767")
     with pytest.raises(PermanentSourceError, match="correct COPERNICUSMARINE_SERVICE_USERNAME and"):
         nightly(NIGHT)
     assert "correct COPERNICUSMARINE_SERVICE_USERNAME and" in artifacts("source")[-1]
     assert published_days(load_settings())[-1] == date(2024, 5, 31)
     assert "forgotten-1767" not in everything_prefect_keeps() + caplog.text
+    assert stored_results() == before
