@@ -15,7 +15,7 @@ def run_name() -> str:
     return f"{region}, backfill to {given.get('last_day') or 'the newest day'}"
 
 
-@flow(name="backfill", flow_run_name=run_name)
+@flow(name="backfill", result_serializer="json", flow_run_name=run_name)
 def backfill(
     last_day: date | None = None, first_day: date | None = None, settings: str | None = None, again: bool = False
 ) -> str:

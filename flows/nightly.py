@@ -21,7 +21,7 @@ def run_name() -> str:
     return f"{load_settings(given.get('settings')).region.name}, night of {given.get('forecast_date') or today()}"
 
 
-@flow(name="nightly", flow_run_name=run_name)
+@flow(name="nightly", result_serializer="json", flow_run_name=run_name)
 def nightly(forecast_date: date | None = None, settings: str | None = None, bootstrap: bool = False) -> str:
     """Ingest what is new, forecast, score what can be scored, publish; return the page's URL.
 

@@ -12,7 +12,7 @@ def run_name() -> str:
     return f"{load_settings(runtime.flow_run.parameters.get('settings')).region.name}, retrain"
 
 
-@flow(name="retrain", flow_run_name=run_name)
+@flow(name="retrain", result_serializer="json", flow_run_name=run_name)
 def retrain(settings: str | None = None) -> str:
     """Fit the normaliser, train the architecture of the settings from scratch, promote it if it is better.
 

@@ -15,8 +15,5 @@ R = TypeVar("R")
 
 
 def step(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Declare a task without Prefect's input-hashing cache and without stored results, which would be pickles.
-
-    A night is idempotent through its stores alone.
-    """
+    """Declare a task of which Prefect caches and stores nothing: a night is idempotent through its stores alone."""
     return task(cache_policy=NO_CACHE, persist_result=False, **options)

@@ -45,6 +45,13 @@ def test_every_task_is_declared_through_the_projects_own_decorator(path: Path) -
     assert "prefect.task" not in path.read_text()
 
 
+@pytest.mark.parametrize("path", files("flows"), ids=str)
+def test_what_prefect_keeps_of_a_flow_is_no_pickle(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    declared = [ast.unparse(decorator) for function in functions for decorator in function.decorator_list]
+    assert all("result_serializer='json'" in name for name in declared if name.startswith("flow"))
+
+
 def test_the_clock_is_read_in_one_place() -> None:
     readers = [
         path.relative_to(ROOT).as_posix()
