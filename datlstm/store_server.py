@@ -5,7 +5,6 @@ loopback.
 """
 
 import json
-import logging
 import os
 import random
 import re
@@ -17,6 +16,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -39,8 +39,6 @@ INNER_PORTS = ("master", "volume", "filer", "admin")
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 SOCKETS = Path("/tmp")  # where SeaweedFS puts those of its gRPC ports, whatever TMPDIR says
 LOG_PREFIX = re.compile(r"^[IWEF]\d{4} \S+ \S+ ")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,7 @@ class StoreServer:
         """Make a bucket, unless it is there. Raises `SettingsError` for a name that S3 does not allow, `StoreError`."""
         if not BUCKET_NAME.fullmatch(name):
             raise SettingsError(f"{name!r} can't name a bucket: take 3 to 63 of a-z, 0-9, dot and hyphen")
+        self.check()
         client = Session().create_client(
             "s3",
             endpoint_url=self.endpoint,
@@ -110,10 +109,10 @@ class StoreServer:
             aws_access_key_id=self._admin.access_key,
             aws_secret_access_key=self._admin.secret_key,
         )
+        owned = (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou)
         try:
-            client.create_bucket(Bucket=name)
-        except client.exceptions.BucketAlreadyExists:
-            logger.debug("bucket %s was there", name)
+            with suppress(*owned):
+                client.create_bucket(Bucket=name)
         except (BotoCoreError, ClientError) as error:
             self.check()
             raise StoreError(f"bucket {name!r} can't be made: {error}. Look at {self._log}") from error
