@@ -20,9 +20,10 @@ import xarray as xr
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from datlstm.archive import Archive
+from datlstm.archive import FIELDS, Archive
 from datlstm.cube import INIT_TIME, Cube
 from datlstm.errors import StoreError
+from datlstm.quality import DayQuality
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.store_server import StoreServer
@@ -43,6 +44,19 @@ def write_cube(url: str) -> None:
     cube_at(url).write(DAY, {"sst": np.full(1, 280, "float32")})
 
 
+def write_archive(settings: Settings) -> None:
+    archive = Archive(settings)
+    grid = archive.grid
+    ocean = xr.DataArray(np.ones(grid.shape, bool), dims=("latitude", "longitude"), coords=grid.coords())
+    kelvin = xr.full_like(ocean, 280, "float32").expand_dims(
+        time=np.array([settings.archive.first_day], "datetime64[ns]")
+    )
+    fields = dict.fromkeys(FIELDS, kelvin)
+    provenance = dict.fromkeys(("source_product", "source_version"), ("time", np.array(["P"], object)))
+    day = xr.Dataset({**fields, **provenance, "quality": ("time", np.array([DayQuality.GOOD], "uint8"))})
+    archive.upsert(day, ocean, attribution="A")
+
+
 Act = Callable[[str, Settings], object]
 READS: dict[str, Act] = {
     "an object": lambda url, settings: Store(url).read("x"),
@@ -54,6 +68,7 @@ WRITES: dict[str, Act] = {
     "an object": lambda url, settings: Store(url).write("x", b"1"),
     "a deletion": lambda url, settings: Store(url).delete("x"),
     "a cube": lambda url, settings: write_cube(url),
+    "an archive": lambda url, settings: write_archive(settings.replace(store=url)),
 }
 
 
@@ -117,6 +132,7 @@ def test_keys_that_may_only_read_read_and_are_told_so_on_writing(
 ) -> None:
     Store(s3_store_url).write("x", b"1")
     write_cube(s3_store_url)
+    write_archive(settings.replace(store=f"{s3_store_url}/full"))
     for variable, value in s3_server.reading_environment.items():
         monkeypatch.setenv(variable, value)
     assert Store(s3_store_url).read("x") == b"1"
