@@ -6,11 +6,9 @@ loopback.
 
 import json
 import os
-import random
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -28,12 +26,10 @@ from filelock import FileLock, Timeout
 
 from datlstm import watchdog
 from datlstm.errors import SettingsError, StoreError
+from datlstm.ports import LOOPBACK, check_free, free_ports
 
-LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
 START_SECONDS = 30
-# Below the ports that Linux hands to clients, so that no connection takes one between its choice and its use.
-PORTS = range(20_000, 32_000)
 INNER_PORTS = ("master", "volume", "filer", "admin")
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, without the rare exceptions.
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -202,8 +198,8 @@ class StoreServer:
 
     def _options(self) -> list[str]:
         if self._port:
-            _check_free(self._port)
-        own, *self._inner_ports = _free_ports(2 * len(INNER_PORTS) + 2)
+            check_free(self._port)
+        own, *self._inner_ports = free_ports(2 * len(INNER_PORTS) + 2)
         self._port = self._port or own
         ports = iter(self._inner_ports)
         # Without one, a gRPC port is the port plus 10,000, taken or not.
@@ -283,32 +279,3 @@ def _program() -> str:
 def _identity(name: str, actions: list[str], keys: Keys) -> dict[str, Any]:
     credentials = [{"accessKey": keys.access_key, "secretKey": keys.secret_key}]
     return {"name": name, "credentials": credentials, "actions": actions}
-
-
-def _check_free(port: int) -> None:
-    try:
-        _bind(port)
-    except OSError as error:
-        raise SettingsError(
-            f"the S3 server can't listen on port {port}: {error.strerror}; choose another port"
-        ) from error
-
-
-def _free_ports(count: int) -> list[int]:
-    found: set[int] = set()
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        try:
-            _bind(port)
-        except OSError:
-            continue
-        found.add(port)
-        if len(found) == count:
-            return list(found)
-    raise SettingsError(f"fewer than {count} ports of {LOOPBACK} are free between {PORTS.start} and {PORTS.stop}")
-
-
-def _bind(port: int) -> None:
-    with socket.socket() as trial:
-        # As the server itself does: a port that only lingers after a connection is free.
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        trial.bind((LOOPBACK, port))

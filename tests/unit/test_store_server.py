@@ -114,7 +114,7 @@ class TestStoreServer:
             other.listen()
             port = other.getsockname()[1]
             with (
-                pytest.raises(SettingsError, match=f"listen on port {port}: .*; choose"),
+                pytest.raises(SettingsError, match=f"port {port} of 127.0.0.1: .*; choose another port"),
                 StoreServer(tmp_path, port=port),
             ):
                 pass
