@@ -58,8 +58,8 @@ class TestLocation:
 
 class TestObjects:
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Store:
-        return Store(str(tmp_path / "store"))
+    def store(self, store_url: str) -> Store:
+        return Store(store_url)
 
     def test_an_absent_object_reads_as_none(self, store: Store) -> None:
         assert store.read("nothing/here") is None
@@ -163,9 +163,11 @@ class Unlistable(WrapperStore[ZarrStore]):
 class TestStagedZarr:
     """Each test writes ``x`` of length n with the values 1 … n."""
 
-    @pytest.fixture
-    def store(self) -> ZarrStore:
-        return Unlistable(MemoryStore())
+    @pytest.fixture(params=["memory", "s3"])
+    def store(self, request: pytest.FixtureRequest) -> ZarrStore:
+        if request.param == "memory":
+            return Unlistable(MemoryStore())
+        return Unlistable(Store(request.getfixturevalue("s3_store_url")).zarr("x.zarr"))
 
     @staticmethod
     def stage(store: ZarrStore, length: int) -> StagedZarr:
@@ -220,8 +222,8 @@ class TestStagedZarr:
         self.stage(store, 2).commit()
         assert self.seen(store) == [1, 2]
 
-    def test_stale_array_documents_are_not_believed(self, tmp_path: Path) -> None:
-        backing = Store(str(tmp_path))
+    def test_stale_array_documents_are_not_believed(self, store_url: str) -> None:
+        backing = Store(store_url)
         self.stage(backing.zarr("x.zarr"), 3).commit()
         stale = backing.read(f"x.zarr/x/{ROOT_DOCUMENT}")
         assert stale is not None
@@ -234,8 +236,8 @@ class TestStagedZarr:
         assert zarr.open_array(backing.zarr("x.zarr"), path="x", mode="r").shape == (7,)
 
     @pytest.mark.parametrize("damaged", [b"", b"{", b"{}", b'{"consolidated_metadata": null}'])
-    def test_a_damaged_root_is_refused_and_not_overwritten(self, tmp_path: Path, damaged: bytes) -> None:
-        store = Store(str(tmp_path))
+    def test_a_damaged_root_is_refused_and_not_overwritten(self, store_url: str, damaged: bytes) -> None:
+        store = Store(store_url)
         store.write(f"x.zarr/{ROOT_DOCUMENT}", damaged)
         with pytest.raises(ProductError, match="damaged .*restore it from a backup"):
             StagedZarr(store.zarr("x.zarr"))
