@@ -97,7 +97,10 @@ def backfill(
 
 @app.command("product-step")
 def product_step(settings: SettingsName = None) -> None:
-    """Measure the step between the reprocessed and the near-real-time product, and store it; a map for each month."""
+    """Measure the step between the reprocessed and the near-real-time product, a map for each month, and store it.
+
+    The archive must hold a year or more of reprocessed days that the other product has too.
+    """
     from datlstm.product_overlap import measure_step
     from datlstm.sources import open_source
     from datlstm.store import Store

@@ -1,6 +1,7 @@
 """Bring days from the source into the archive."""
 
 from datetime import date
+from time import monotonic
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
@@ -56,15 +57,22 @@ def backfill_days(settings_name: str | None, first_day: date | None, last_day: d
     first = first_day or max(min(product.first_day for product in products), settings.archive.first_day)
     last = last_day or max(product.last_day for product in products)
     pieces = library.yearly_pieces(first, last)
-    added = revised = 0
+    added = revised = problems = 0
+    started, read = monotonic(), 0
     with dask_compute(settings), tqdm(total=len(pieces), unit="year", desc="backfill", disable=None) as bar:
-        for start, _, report in library.backfill(settings, first, last, source, again=again):
-            if report is not None:
+        pieces_done = library.backfill(settings, first, last, source, again=again)
+        for done, (start, end, report) in enumerate(pieces_done, start=1):
+            if report is None:
+                get_run_logger().info("%s … %s: nothing to read", start, end)
+            else:
                 added, revised = added + len(report.upsert.added), revised + len(report.upsert.revised)
-                get_run_logger().info("%s", report)
+                problems, read = problems + len(report.problems), read + 1
+                left = (monotonic() - started) / read * (len(pieces) - done)
+                get_run_logger().info("%s; %d of %d years, at most %.0f s left", report, done, len(pieces), left)
             bar.set_postfix_str(str(start.year))
             bar.update()
-    message = f"{first} … {last}: {added} days added, {revised} revised"
+    told = f", {problems} problems: see the warnings" if problems else ""
+    message = f"{first} … {last}: {added} days added, {revised} revised{told}"
     get_run_logger().info(message)
     return message
 
@@ -73,8 +81,12 @@ def backfill_days(settings_name: str | None, first_day: date | None, last_day: d
 def measure_product_step(settings_name: str | None) -> str:
     """Measure and store the step between the source's products, where it has two; return its summary in one line."""
     settings = load_settings(settings_name)
+    source = source_of(settings)
+    if len(source.products()) < 2:
+        return "the source has one product"
+    get_run_logger().info("measuring the step between the source's products, on days that both have")
     try:
-        measured = measure_step(settings, source_of(settings))
+        measured = measure_step(settings, source)
     except NotEnoughDataError as error:
         get_run_logger().info("step between the products not measured: %s", error)
         return str(error)

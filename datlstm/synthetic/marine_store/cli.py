@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,13 +17,19 @@ from rich.markup import escape
 
 from datlstm.errors import DatlstmError, SettingsError
 
+if TYPE_CHECKING:
+    from datlstm.synthetic.marine_store.world import World
+
 app = typer.Typer(no_args_is_help=True, help="A local Copernicus Marine Data Store of the synthetic sea.")
 errors = Console(stderr=True)
 
 
 @app.command()
 def serve(
-    settings: Annotated[str | None, typer.Option("--settings", "-s", help="A region or a TOML file.")] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option("--settings", "-s", help="A region or a TOML file. Default: DATLSTM_SETTINGS, else bohai."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1. Default: a free one.")] = 0,
     last_day: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The newest near-real-time day. Default: yesterday.")
@@ -57,7 +63,7 @@ def _serve(name_or_path: str | None, port: int, last_day: datetime | None, folde
     except OSError as error:
         raise SettingsError(f"the store can't listen on port {port}: {error}; choose another --port") from error
     with store, _put(store.certificate, folder) as certificate:
-        _say(store.endpoint, certificate, world.username, world.password)
+        _say(name_or_path, store.endpoint, certificate, world)
         ended.wait()
 
 
@@ -74,13 +80,14 @@ def _put(certificate: Path, folder: Path | None) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-def _say(endpoint: str, certificate: Path, username: str, password: str) -> None:
-    variables = {
+def _say(name_or_path: str | None, endpoint: str, certificate: Path, world: "World") -> None:
+    variables = {"DATLSTM_SETTINGS": name_or_path} if name_or_path else {}
+    variables |= {
         "DATLSTM_SOURCE__KIND": "marine-store",
         "DATLSTM_SOURCE__MARINE_STORE__ENDPOINT": endpoint,
         "DATLSTM_SOURCE__MARINE_STORE__CERTIFICATE": str(certificate),
-        "COPERNICUSMARINE_SERVICE_USERNAME": username,
-        "COPERNICUSMARINE_SERVICE_PASSWORD": password,
+        "COPERNICUSMARINE_SERVICE_USERNAME": world.username,
+        "COPERNICUSMARINE_SERVICE_PASSWORD": world.password,
     }
     for variable, value in variables.items():
         typer.echo(f"export {variable}={shlex.quote(value)}")

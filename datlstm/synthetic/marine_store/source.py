@@ -18,7 +18,7 @@ def marine_store_source(settings: Settings) -> CopernicusSource:
     """Return the source of a served store where the settings name one, else of one that lives as long as this process.
 
     Credentials of the environment are used where there are any, so that a wrong password can be tried; else the
-    store's own account. Raises `SettingsError` when only half of a served store is named.
+    store's own account. Raises `SettingsError` when only half of a served store is named, or it is served no longer.
     """
     options = settings.source.marine_store
     if (options.endpoint is None) != (options.certificate is None):
@@ -26,6 +26,11 @@ def marine_store_source(settings: Settings) -> CopernicusSource:
             "source.marine_store needs both endpoint and certificate, as `datlstm marine-store serve` says"
         )
     if options.endpoint and options.certificate:
+        if not options.certificate.is_file():
+            raise SettingsError(
+                f"the local Marine Data Store at {options.endpoint} is not served any more, for its certificate "
+                f"{options.certificate} is gone: start `datlstm marine-store serve` again and take its new variables"
+            )
         environment = client_environment(options.endpoint, options.certificate)
     else:
         store = _own_store(settings.region, settings.source.synthetic.seed, today() - timedelta(days=1))
