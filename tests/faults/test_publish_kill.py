@@ -16,7 +16,7 @@ from zarr.storage import WrapperStore
 
 from datlstm import daily
 from datlstm.archive import Archive
-from datlstm.cube import INIT_TIME, Cube
+from datlstm.cube import Cube
 from datlstm.ingest import backfill, ingest
 from datlstm.settings import Settings
 from datlstm.sources import open_source

@@ -10,8 +10,9 @@ import pytest
 import xarray as xr
 
 from datlstm import daily
-from datlstm.cube import INIT_TIME, Cube
+from datlstm.cube import Cube
 from datlstm.errors import ProductError
+from datlstm.products import INIT_TIME
 from datlstm.store import Store
 
 FIRST = date(2024, 1, 10)

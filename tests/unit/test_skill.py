@@ -12,7 +12,7 @@ from datlstm.archive import FIELDS, Archive
 from datlstm.ladder import nightly_forecast
 from datlstm.products import publish_forecast, read_init
 from datlstm.settings import Settings
-from datlstm.skill import FORECASTERS, skill_by_lead, skill_cube, verify
+from datlstm.skill import FORECASTERS, skill_by_lead, skill_cube, standing_skill, verify
 from datlstm.store import Store
 from datlstm.verification import pooled_rmse
 
@@ -22,9 +22,9 @@ ALL_TRUE = FIRST + timedelta(days=N_INITS + LEADS)
 
 
 def scores(settings: Settings) -> xr.Dataset:
-    cube = skill_cube(settings).open()
-    assert cube is not None
-    return cube.load()
+    skill = standing_skill(settings)
+    assert skill is not None
+    return skill
 
 
 def content(settings: Settings) -> dict[str, bytes | None]:
