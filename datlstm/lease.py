@@ -23,9 +23,9 @@ from datlstm.clock import now
 from datlstm.errors import ConflictError, StoreError
 
 # Shorter than `datlstm.store.LOCK_TIMEOUT_SECONDS`: a run after a kill waits the lease out and goes on.
-LEASE_SECONDS = 50
-RENEW_SECONDS = 10
-MARGIN_SECONDS = 25
+LEASE_SECONDS = 80
+RENEW_SECONDS = 15
+MARGIN_SECONDS = 40
 POLL_SECONDS = 0.5
 NO_OBJECT_HAS_THIS_VERSION = '"00000000000000000000000000000000"'
 

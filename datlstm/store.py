@@ -1,6 +1,7 @@
 """The one place that knows URLs, credentials and filesystems: ``file://`` and ``s3://`` behind the same few verbs.
 
-Object storage takes its credentials and endpoint from the standard AWS variables and nowhere else.
+Object storage takes its credentials and endpoint from the standard AWS variables and nowhere else; without credentials
+it is read anonymously.
 """
 
 import hashlib
@@ -8,40 +9,51 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import icechunk
 import obstore
 from filelock import FileLock, Timeout
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 from obstore.store import LocalStore, ObjectStore, S3Store
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import ObjectStore as ZarrObjectStore
 
 from datlstm.errors import ConflictError, StoreError
 from datlstm.lease import hold
+from datlstm.store_errors import NO_SUCH_BUCKET, ExplainedZarr, explained
 
-LOCK_TIMEOUT_SECONDS = 60
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+LOCK_TIMEOUT_SECONDS = 90
+# Of one request; a night that meets a longer outage is tried again as a whole.
+CONNECT_SECONDS = 2
+RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=5)}
+CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+# What Icechunk itself reads first.
+ICECHUNK_BRANCH = "refs/branch.main/ref.json"
 
 
 def _endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
-@contextmanager
-def explained(place: str) -> Iterator[None]:
-    """Turn what a store's client raises about ``place`` into a `StoreError` of one line."""
-    try:
-        yield
-    except (BaseError, OSError, NotImplementedError, icechunk.IcechunkError) as error:
-        # obstore names the cause first, Icechunk last.
-        is_icechunk = isinstance(error, icechunk.IcechunkError)
-        cause = " ".join(str(error).split("-> ")[-1].split()) if is_icechunk else str(error).split("\n", 1)[0]
-        raise StoreError(
-            f"{place}: {cause}. Check that it exists, that its disk has room, and (s3://) the AWS_* variables"
-        ) from error
+def _region() -> str:
+    # Icechunk would ask the machine's cloud for it, which takes 20 s where there is none.
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
+def _is_anonymous() -> bool:
+    return not any(os.environ.get(variable) for variable in CREDENTIALS)
 
 
 class Store:
@@ -73,29 +85,29 @@ class Store:
 
     def zarr(self, path: str, *, read_only: bool = False) -> ZarrStore:
         """Return a Zarr store at ``path``."""
-        return ZarrObjectStore(self._objects(path), read_only=read_only)
+        return ExplainedZarr(ZarrObjectStore(self._objects(path), read_only=read_only), self.url_of(path))
 
     def icechunk(self, path: str) -> icechunk.Storage:
-        """Return Icechunk's storage at ``path``."""
+        """Return Icechunk's storage at ``path``. Raises `StoreError` when the store can't be read."""
         if self.is_local:
             return icechunk.local_filesystem_storage(f"{self._root}/{path}")
+        # Icechunk tries ten times, for 20 s, and does not always say what was wrong.
+        self.read(f"{path}/{ICECHUNK_BRANCH}")
         endpoint = _endpoint()
         return icechunk.s3_storage(
             bucket=self._bucket,
             prefix=f"{self._root}/{path}".strip("/"),
+            region=_region(),
             endpoint_url=endpoint,
             allow_http=bool(endpoint and endpoint.startswith("http://")),
             force_path_style=endpoint is not None,
-            from_env=True,
+            anonymous=_is_anonymous(),
+            from_env=not _is_anonymous(),
         )
 
     def read(self, path: str) -> bytes | None:
         """Return a whole object, or None when there is none. Raises `StoreError` when the store can't be read."""
-        with explained(self.url_of(path)):
-            try:
-                return bytes(obstore.get(self._objects(), path).bytes())
-            except (NotFoundError, FileNotFoundError):
-                return None
+        return self.read_versioned(path)[0]
 
     def write(self, path: str, content: bytes) -> None:
         """Write a whole object, atomically. Raises `StoreError`."""
@@ -103,12 +115,17 @@ class Store:
             obstore.put(self._objects(), path, content)
 
     def read_versioned(self, path: str) -> tuple[bytes, str] | tuple[None, None]:
-        """Return a whole object and the version that `write_if` asks for, or twice None when there is none."""
+        """Return a whole object and the version that `write_if` asks for, or twice None when there is none.
+
+        Raises `StoreError` when the store can't be read.
+        """
         with explained(self.url_of(path)):
             try:
                 found = obstore.get(self._objects(), path)
                 content = bytes(found.bytes())
-            except (NotFoundError, FileNotFoundError):
+            except (NotFoundError, FileNotFoundError) as error:
+                if NO_SUCH_BUCKET in str(error):
+                    raise
                 return None, None
             return content, _digest(content) if self.is_local else str(found.meta["e_tag"])
 
@@ -200,7 +217,13 @@ class Store:
             return S3Store(
                 self._bucket,
                 prefix=f"{self._root}/{path}".strip("/") or None,
-                client_options={"allow_http": bool(endpoint and endpoint.startswith("http://"))},
+                region=_region(),
+                skip_signature=_is_anonymous(),
+                client_options={
+                    "allow_http": bool(endpoint and endpoint.startswith("http://")),
+                    "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+                },
+                retry_config=RETRY,
             )
 
 

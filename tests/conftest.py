@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from prefect.settings import PREFECT_API_URL
@@ -17,6 +18,7 @@ from datlstm.registry import promote
 from datlstm.settings import Settings, load_settings
 from datlstm.sources import open_source
 from datlstm.store import Store
+from datlstm.store_server import StoreServer
 from datlstm.synthetic.fence import fence_to_loopback
 from datlstm.training import prepare, retrain
 
@@ -66,6 +68,7 @@ batch_size = 8
 accelerator = "cpu"
 """
 
+BUCKET, PUBLIC_BUCKET = "datlstm-tests", "datlstm-public"
 FIRST_DAY = date(2023, 1, 1)
 LAST_DAY = date(2024, 5, 31)
 
@@ -75,6 +78,29 @@ def only_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the caller's environment out of the tests."""
     for variable in [name for name in os.environ if name.startswith(("DATLSTM_", "AWS_", "COPERNICUSMARINE_"))]:
         monkeypatch.delenv(variable)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """A real S3 server with two buckets, one of which may be read without keys."""
+    with StoreServer(tmp_path_factory.mktemp("s3"), public=[PUBLIC_BUCKET]) as server:
+        for bucket in (BUCKET, PUBLIC_BUCKET):
+            server.make_bucket(bucket)
+        yield server
+
+
+@pytest.fixture
+def s3_store_url(s3_server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place on object storage, with the keys that may write it in the environment."""
+    for variable, value in s3_server.environment.items():
+        monkeypatch.setenv(variable, value)
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(params=["file", "s3"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place on each kind of store."""
+    return str(request.getfixturevalue("s3_store_url")) if request.param == "s3" else (tmp_path / "store").as_uri()
 
 
 @pytest.fixture(scope="session")
