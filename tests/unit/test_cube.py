@@ -154,7 +154,8 @@ def test_one_who_leaves_out_an_array_shows_nothing(tmp_path: Path) -> None:
 
 def test_whenever_a_reader_opened_it_reads_the_state_it_opened(store_url: str) -> None:
     cube = Cube(Store(store_url), "c.zarr", template(), ENCODING)
-    readers, loaded = [], []
+    readers: list[xr.Dataset] = []
+    loaded: list[xr.Dataset] = []
     for i in range(4):
         write(cube, fields(280 + i, f"model {i}", day=date(2024, 1, 10 + 2 * i), gap=min(i, 1)))
         for states in (readers, loaded):
