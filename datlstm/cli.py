@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from datlstm import store_cli
 from datlstm.clock import today
 from datlstm.comparison import cli as benchmark
 from datlstm.errors import DatlstmError, SettingsError
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(marine_store.app, name="marine-store")
+app.add_typer(store_cli.app, name="store")
 console = Console()
 errors = Console(stderr=True)
 

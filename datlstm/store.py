@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
 LOCK_TIMEOUT_SECONDS = 90
-# Of one request; a night that meets a longer outage is tried again as a whole.
+# Of one request: an outage is told within seconds.
 CONNECT_SECONDS = 2
 RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=5)}
 CREDENTIALS = (

@@ -31,6 +31,8 @@ OTHERWISE = "check that it exists, that its disk has room, and (s3://) the AWS_*
 CODE = re.compile(r"<Code>(\w+)</Code>|\bcode: \"?(\w+)")
 UNREACHABLE = re.compile(r"error sending request|dispatch failure|operation timed out", re.IGNORECASE)
 SERVER = re.compile(r"https?://[^/\s]+")
+# Of a commit Icechunk does not say why.
+NOT_WRITTEN = "session error: error writing object"
 HALF_OF_THE_KEYS = re.compile(r"Missing (AccessKeyId|SecretAccessKey)")
 
 
@@ -53,6 +55,10 @@ def _explain(error: Exception) -> str:
         return f"{server} does not answer: start it, or correct AWS_ENDPOINT_URL"
     if HALF_OF_THE_KEYS.search(text):
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: one is set: set both, or none to read what is public"
+    if NOT_WRITTEN in text:
+        return (
+            "the server refused a write: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY that may write, or free space"
+        )
     # obstore names the cause first, Icechunk last.
     is_icechunk = isinstance(error, icechunk.IcechunkError)
     cause = " ".join(text.split("-> ")[-1].split()) if is_icechunk else text.split("\n", 1)[0]

@@ -5,18 +5,16 @@ loopback.
 """
 
 import json
-import logging
 import os
-import random
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -28,19 +26,15 @@ from filelock import FileLock, Timeout
 
 from datlstm import watchdog
 from datlstm.errors import SettingsError, StoreError
+from datlstm.ports import LOOPBACK, check_free, free_ports
 
-LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
 START_SECONDS = 30
-# Below the ports that Linux hands to clients, so that no connection takes one between its choice and its use.
-PORTS = range(20_000, 32_000)
 INNER_PORTS = ("master", "volume", "filer", "admin")
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, without the rare exceptions.
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 SOCKETS = Path("/tmp")  # where SeaweedFS puts those of its gRPC ports, whatever TMPDIR says
 LOG_PREFIX = re.compile(r"^[IWEF]\d{4} \S+ \S+ ")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,6 +97,7 @@ class StoreServer:
         """Make a bucket, unless it is there. Raises `SettingsError` for a name that S3 does not allow, `StoreError`."""
         if not BUCKET_NAME.fullmatch(name):
             raise SettingsError(f"{name!r} can't name a bucket: take 3 to 63 of a-z, 0-9, dot and hyphen")
+        self.check()
         client = Session().create_client(
             "s3",
             endpoint_url=self.endpoint,
@@ -110,10 +105,10 @@ class StoreServer:
             aws_access_key_id=self._admin.access_key,
             aws_secret_access_key=self._admin.secret_key,
         )
+        owned = (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou)
         try:
-            client.create_bucket(Bucket=name)
-        except client.exceptions.BucketAlreadyExists:
-            logger.debug("bucket %s was there", name)
+            with suppress(*owned):
+                client.create_bucket(Bucket=name)
         except (BotoCoreError, ClientError) as error:
             self.check()
             raise StoreError(f"bucket {name!r} can't be made: {error}. Look at {self._log}") from error
@@ -203,8 +198,8 @@ class StoreServer:
 
     def _options(self) -> list[str]:
         if self._port:
-            _check_free(self._port)
-        own, *self._inner_ports = _free_ports(2 * len(INNER_PORTS) + 2)
+            check_free(self._port)
+        own, *self._inner_ports = free_ports(2 * len(INNER_PORTS) + 2)
         self._port = self._port or own
         ports = iter(self._inner_ports)
         # Without one, a gRPC port is the port plus 10,000, taken or not.
@@ -284,32 +279,3 @@ def _program() -> str:
 def _identity(name: str, actions: list[str], keys: Keys) -> dict[str, Any]:
     credentials = [{"accessKey": keys.access_key, "secretKey": keys.secret_key}]
     return {"name": name, "credentials": credentials, "actions": actions}
-
-
-def _check_free(port: int) -> None:
-    try:
-        _bind(port)
-    except OSError as error:
-        raise SettingsError(
-            f"the S3 server can't listen on port {port}: {error.strerror}; choose another port"
-        ) from error
-
-
-def _free_ports(count: int) -> list[int]:
-    found: set[int] = set()
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        try:
-            _bind(port)
-        except OSError:
-            continue
-        found.add(port)
-        if len(found) == count:
-            return list(found)
-    raise SettingsError(f"fewer than {count} ports of {LOOPBACK} are free between {PORTS.start} and {PORTS.stop}")
-
-
-def _bind(port: int) -> None:
-    with socket.socket() as trial:
-        # As the server itself does: a port that only lingers after a connection is free.
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        trial.bind((LOOPBACK, port))

@@ -22,8 +22,21 @@ FIRST, N_INITS, LEADS = date(2024, 5, 20), 6, 4
 FIELDS = ("init_time", "lead_time", "latitude", "longitude")
 
 
+@pytest.fixture(params=["file", "s3"])
+def anywhere(request: pytest.FixtureRequest, published: Settings) -> Settings:
+    """The published store, on each kind of store."""
+    if request.param == "file":
+        return published
+    local, remote = Store(published.store), Store(request.getfixturevalue("s3_store_url"))
+    for path in local.list(""):
+        remote.write(path, local.read(path) or b"")
+    return published.replace(store=remote.url)
+
+
 def opened(settings: Settings) -> xr.Dataset:
-    return xr.open_zarr(Store(settings.store).location_of("forecast.zarr"))
+    store = Store(settings.store)
+    path = "forecast.zarr"
+    return xr.open_zarr(store.location_of(path) if store.is_local else store.zarr(path, read_only=True))
 
 
 def content(settings: Settings) -> dict[str, bytes | None]:
@@ -70,9 +83,9 @@ def test_a_field_is_one_chunk_per_init_and_dates_are_few_objects(published: Sett
     assert paths.count("model_id") == paths.count("init_time") == paths.count("valid_time") == 1
 
 
-def test_a_published_init_is_the_forecast_with_its_lineage(published: Settings) -> None:
-    made = nightly_forecast(published, FIRST + timedelta(days=3))
-    init = opened(published).sel(init_time=str(FIRST + timedelta(days=2))).load()
+def test_a_published_init_is_the_forecast_with_its_lineage(anywhere: Settings) -> None:
+    made = nightly_forecast(anywhere, FIRST + timedelta(days=3))
+    init = opened(anywhere).sel(init_time=str(FIRST + timedelta(days=2))).load()
     np.testing.assert_array_equal(init["sst"], made.sst)
     climatology = made.bundle.normaliser.climatology(made.sst["valid_time"])
     np.testing.assert_allclose(init["sst"] - init["sst_anomaly"], climatology, atol=1e-4)
@@ -88,33 +101,33 @@ def test_a_published_init_is_the_forecast_with_its_lineage(published: Settings) 
     assert init["sst"].isnull().values[:, ~sea].all()
 
 
-def test_publishing_twice_leaves_every_byte(published: Settings) -> None:
-    before = content(published)
-    assert publish_forecast(published, nightly_forecast(published, FIRST + timedelta(days=3))) == "unchanged"
-    assert content(published) == before
+def test_publishing_twice_leaves_every_byte(anywhere: Settings) -> None:
+    before = content(anywhere)
+    assert publish_forecast(anywhere, nightly_forecast(anywhere, FIRST + timedelta(days=3))) == "unchanged"
+    assert content(anywhere) == before
 
 
 def test_another_forecast_of_the_same_init_is_kept_out_and_says_so(
-    published: Settings, caplog: pytest.LogCaptureFixture
+    anywhere: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = content(published)
-    made = nightly_forecast(published, FIRST + timedelta(days=3))
+    before = content(anywhere)
+    made = nightly_forecast(anywhere, FIRST + timedelta(days=3))
     warmer = NightlyForecast(**{**vars(made), "sst": made.sst + np.float32(1), "input_age_days": 2})
-    assert publish_forecast(published, warmer) == "kept"
-    assert content(published) == before
+    assert publish_forecast(anywhere, warmer) == "kept"
+    assert content(anywhere) == before
     assert f"the first forecast from 2024-05-22, by {made.bundle.id}, stands" in caplog.text
 
 
-def test_a_night_without_a_forecast_is_a_visible_gap(published: Settings) -> None:
-    publish_forecast(published, nightly_forecast(published, FIRST + timedelta(days=9)))
-    cube = opened(published)
+def test_a_night_without_a_forecast_is_a_visible_gap(anywhere: Settings) -> None:
+    publish_forecast(anywhere, nightly_forecast(anywhere, FIRST + timedelta(days=9)))
+    cube = opened(anywhere)
     assert cube["init_time"].size == 9
     gap = cube.isel(init_time=slice(N_INITS, 8)).load()
     assert (gap["forecast_source"] == ForecastSource.NONE).all()
     assert gap["sst"].isnull().all()
     assert gap["valid_time"].isnull().all()
-    assert published_days(published) == [FIRST + timedelta(days=i) for i in (0, 1, 2, 3, 4, 5, 8)]
-    assert read_init(published, FIRST + timedelta(days=7)) is None
+    assert published_days(anywhere) == [FIRST + timedelta(days=i) for i in (0, 1, 2, 3, 4, 5, 8)]
+    assert read_init(anywhere, FIRST + timedelta(days=7)) is None
 
 
 def test_a_missed_init_before_the_newest_is_refused_and_nothing_changes(published: Settings) -> None:
@@ -139,7 +152,8 @@ def test_a_cube_of_another_structure_is_refused(published: Settings) -> None:
         publish_forecast(shorter, nightly_forecast(shorter, FIRST + timedelta(days=7)))
 
 
-def test_before_the_first_night_nothing_is_published(settings: Settings) -> None:
+def test_before_the_first_night_nothing_is_published(settings: Settings, store_url: str) -> None:
+    settings = settings.replace(store=store_url)
     assert forecast_cube(settings).open() is None
     assert published_days(settings) == []
     assert read_init(settings, FIRST) is None

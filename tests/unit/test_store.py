@@ -55,8 +55,8 @@ class TestLocation:
 
 class TestObjects:
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Store:
-        return Store(str(tmp_path / "store"))
+    def store(self, store_url: str) -> Store:
+        return Store(store_url)
 
     def test_an_absent_object_reads_as_none(self, store: Store) -> None:
         assert store.read("nothing/here") is None

@@ -20,9 +20,10 @@ import xarray as xr
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from datlstm.archive import Archive
+from datlstm.archive import FIELDS, Archive
 from datlstm.cube import INIT_TIME, Cube
 from datlstm.errors import StoreError
+from datlstm.quality import DayQuality
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.store_server import StoreServer
@@ -43,6 +44,19 @@ def write_cube(url: str) -> None:
     cube_at(url).write(DAY, {"sst": np.full(1, 280, "float32")})
 
 
+def write_archive(settings: Settings, value: float) -> None:
+    archive = Archive(settings)
+    grid = archive.grid
+    ocean = xr.DataArray(np.ones(grid.shape, bool), dims=("latitude", "longitude"), coords=grid.coords())
+    kelvin = xr.full_like(ocean, value, "float32").expand_dims(
+        time=np.array([settings.archive.first_day], "datetime64[ns]")
+    )
+    fields = dict.fromkeys(FIELDS, kelvin)
+    provenance = dict.fromkeys(("source_product", "source_version"), ("time", np.array(["P"], object)))
+    day = xr.Dataset({**fields, **provenance, "quality": ("time", np.array([DayQuality.GOOD], "uint8"))})
+    archive.upsert(day, ocean, attribution="A")
+
+
 Act = Callable[[str, Settings], object]
 READS: dict[str, Act] = {
     "an object": lambda url, settings: Store(url).read("x"),
@@ -54,6 +68,7 @@ WRITES: dict[str, Act] = {
     "an object": lambda url, settings: Store(url).write("x", b"1"),
     "a deletion": lambda url, settings: Store(url).delete("x"),
     "a cube": lambda url, settings: write_cube(url),
+    "an archive": lambda url, settings: write_archive(settings.replace(store=url), 281),
 }
 
 
@@ -117,11 +132,12 @@ def test_keys_that_may_only_read_read_and_are_told_so_on_writing(
 ) -> None:
     Store(s3_store_url).write("x", b"1")
     write_cube(s3_store_url)
+    write_archive(settings.replace(store=s3_store_url), 280)
     for variable, value in s3_server.reading_environment.items():
         monkeypatch.setenv(variable, value)
     assert Store(s3_store_url).read("x") == b"1"
     assert cube_at(s3_store_url).open() is not None
-    assert "some that may, or let these (AccessDenied)" in refusal(act, s3_store_url, settings)
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal(act, s3_store_url, settings)
     assert Store(s3_store_url).read("x") == b"1"
 
 
@@ -193,20 +209,23 @@ def test_a_clock_that_is_wrong_is_told_to_be_set(
 
 class TestWithoutKeys:
     @pytest.fixture
-    def public(self, s3_server: StoreServer, s3_store_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-        """A cube written to a public place; the keys are gone."""
+    def public(self, s3_store_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A cube and an archive written to a public place; the keys are gone."""
         url = f"s3://{PUBLIC_BUCKET}/{s3_store_url.rsplit('/', 1)[1]}"
         write_cube(url)
+        write_archive(settings.replace(store=url), 280)
         for variable in KEYS:
             monkeypatch.delenv(variable)
         return url
 
-    def test_a_public_cube_is_read_and_not_written(self, public: str, settings: Settings) -> None:
+    def test_what_is_public_is_read_and_not_written(self, public: str, settings: Settings) -> None:
         cube = cube_at(public).open()
         assert cube is not None
         assert cube["sst"].values.tolist() == [280]
         assert Store(public).list("c.zarr")
-        assert "AccessDenied" in refusal(WRITES["a cube"], public, settings)
+        assert len(Archive(settings.replace(store=public)).usable_days()) == 1
+        for act in WRITES.values():
+            assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal(act, public, settings)
 
     def test_an_analyst_reads_it_with_xarray_alone(self, public: str, s3_server: StoreServer, tmp_path: Path) -> None:
         script = (
