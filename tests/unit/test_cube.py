@@ -64,7 +64,7 @@ def write(cube: Cube, rows: dict[str, np.ndarray]) -> None:
         append(rows)
 
 
-def bare(url: str, **options: bool) -> xr.Dataset:
+def bare(url: str, **options: Any) -> xr.Dataset:
     """Open as an analyst does; with warnings as errors."""
     store = Store(url)
     with warnings.catch_warnings():
