@@ -1,90 +1,115 @@
-"""A published cube: plain Zarr v3 along a daily axis, whose readers see only whole states."""
+"""A published cube: plain Zarr v3 that only grows, so that every reader sees one whole state for as long as it reads.
+
+What a reader of any committed state can see never changes value: rows are added at the end of one dimension, and show
+up when the root document is replaced. There is therefore no moment at which parts of two states can be read together.
+"""
 
 import warnings
-from collections.abc import Mapping
-from datetime import date
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.storage import MemoryStore
 
-from datlstm.daily import DailyAxis
 from datlstm.errors import ProductError
-from datlstm.store import ROOT_DOCUMENT, StagedZarr, Store
+from datlstm.staged import ROOT_DOCUMENT, StagedZarr
+from datlstm.store import Store
 
-INIT_TIME = "init_time"
+Append = Callable[[Mapping[str, np.ndarray]], None]
 
 
 class Cube:
-    """One cube under a store, growing along ``init_time``.
+    """One cube under a store.
 
-    ``template`` has the whole structure with an ``init_time`` of length 0, ``encoding`` how it lies on disk. The axis
-    starts on the first day ever written; a day before it is refused, because it would move every chunk.
+    ``template`` has the whole structure, with length 0 along the one dimension that grows; ``encoding`` says how it
+    lies on disk.
     """
 
     def __init__(
         self, store: Store, path: str, template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._store = store
-        self.path = path
+        self._path = path
         self._template = template
         self._encoding = encoding
+        (self.dimension,) = (str(name) for name, size in template.sizes.items() if size == 0)
+
+    @property
+    def url(self) -> str:
+        """Where the cube is."""
+        return self._store.url_of(self._path)
 
     def open(self) -> xr.Dataset | None:
         """Return the published state, lazily, or None before the first write."""
-        if self._store.read(f"{self.path}/{ROOT_DOCUMENT}") is None:
+        if self._store.read(f"{self._path}/{ROOT_DOCUMENT}") is None:
             return None
-        return xr.open_zarr(self._store.zarr(self.path, read_only=True), chunks=None, decode_timedelta=False)
+        return xr.open_zarr(self._store.zarr(self._path, read_only=True), chunks=None, decode_timedelta=False)
 
-    def write(self, day: date, fields: Mapping[str, np.ndarray]) -> None:
-        """Write consecutive inits from ``day`` on, and show them in one step.
+    @contextmanager
+    def writing(self) -> Iterator[tuple[xr.Dataset | None, Append]]:
+        """Hold the right to write; give the published state, as `open`, and the function that appends to it.
 
-        Raises `ProductError` when the day lies before the cube's first, or the cube on disk has another structure.
+        The function takes every array of the growing dimension, encoded as on disk, and shows the new rows in one step.
+        An array with fewer rows than the longest holds the last of them; the rows before are empty. It raises
+        `ProductError` when the cube on disk has another structure, `ConflictError`, with nothing visible, when another
+        writer was first. `StoreError` when another writer doesn't finish.
         """
-        with self._store.writer(self.path):
-            staged = StagedZarr(self._store.zarr(self.path))
-            if staged.is_empty_store:
-                self._create(staged, day)
-            group = zarr.open_group(staged, mode="r+", use_consolidated=False)
-            self._check_structure(group)
-            axis = DailyAxis(group, INIT_TIME)
-            first = axis.index(day)
-            if first < 0:
-                raise ProductError(
-                    f"{self._store.url_of(self.path)} starts at {axis.first_day} and can't take {day}: publish earlier "
-                    "forecasts to another store"
-                )
-            count = next(iter(fields.values())).shape[self._template[next(iter(fields))].dims.index(INIT_TIME)]
-            committed = axis.size
-            axis.extend(date.fromordinal(day.toordinal() + count - 1))
-            axis.clear(committed, first)
-            axis.write(day, fields)
-            staged.commit()
+        with self._store.writer(self._path) as confirm:
+            staged = StagedZarr(self._store, self._path, confirm)
+            yield self.open(), partial(self._append, staged)
 
-    def _create(self, staged: StagedZarr, first_day: date) -> None:
+    def _append(self, staged: StagedZarr, fields: Mapping[str, np.ndarray]) -> None:
+        if staged.is_empty_store:
+            self._create(staged)
+        group = zarr.open_group(staged, mode="r+", use_consolidated=False)
+        self._check_structure(group)
+        places = {name: array.dims.index(self.dimension) for name, array in self._growing().items()}
+        added = max(fields[name].shape[place] for name, place in places.items())
+        for name, place in places.items():
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            _append_rows(array, place, fields[name], added)
+        staged.commit()
+
+    def _growing(self) -> dict[str, xr.Variable]:
+        return {str(n): array for n, array in self._template.variables.items() if self.dimension in array.dims}
+
+    def _create(self, store: StagedZarr | MemoryStore) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-            self._template.to_zarr(staged, zarr_format=3, consolidated=False, encoding=self._encoding, mode="w-")
-        zarr.open_group(staged, mode="r+", use_consolidated=False)[INIT_TIME].attrs["first_day"] = first_day.isoformat()
+            self._template.to_zarr(store, zarr_format=3, consolidated=False, encoding=self._encoding, mode="w-")
 
     def _check_structure(self, group: zarr.Group) -> None:
-        fresh = StagedZarr(zarr.storage.MemoryStore())
-        self._create(fresh, date(2000, 1, 1))
-        wanted = zarr.open_group(fresh, mode="r+", use_consolidated=False)
-        found, expected = (dict(map(_form, cube.arrays())) for cube in (group, wanted))
+        fresh = MemoryStore()
+        self._create(fresh)
+        wanted = zarr.open_group(fresh, mode="r", use_consolidated=False)
+        found, expected = (dict(map(self._form, cube.arrays())) for cube in (group, wanted))
         if found != expected:
             drifted = sorted(name for name in found | expected if found.get(name) != expected.get(name))
             raise ProductError(
-                f"{self._store.url_of(self.path)} is not built as this code builds it, in {', '.join(drifted)}: "
+                f"{self.url} is not built as this code builds it, in {', '.join(drifted)}: "
                 "publish to a new store, or go back to the settings that made it"
             )
 
+    def _form(self, named: tuple[str, zarr.Array]) -> tuple[str, tuple[Any, ...]]:
+        """Return an array's name and what no row changes of it: of a coordinate the values too."""
+        name, array = named
+        dims = getattr(array.metadata, "dimension_names", None) or ()
+        sizes = [size for dim, size in zip(dims, array.shape, strict=True) if dim != self.dimension]
+        values = [] if self.dimension in dims else np.asarray(array[:]).tolist()
+        return name, (str(array.dtype), dims, sizes, array.chunks, values)
 
-def _form(named: tuple[str, zarr.Array]) -> tuple[str, tuple[Any, ...]]:
-    """Return an array's name and what inits never change of it: of a coordinate the values too."""
-    name, array = named
-    dims = getattr(array.metadata, "dimension_names", None) or ()
-    sizes = [size for dim, size in zip(dims, array.shape, strict=True) if dim != INIT_TIME]
-    values = [] if INIT_TIME in dims else np.asarray(array[:]).tolist()
-    return name, (str(array.dtype), dims, sizes, array.chunks, values)
+
+def _append_rows(array: zarr.Array, place: int, rows: np.ndarray, added: int) -> None:
+    """Write every new row, empty ones too, for nothing says what a killed writer left there."""
+    old = array.shape[place]
+    start, stop = old + added - rows.shape[place], old + added
+    array.resize((*array.shape[:place], stop, *array.shape[place + 1 :]))
+    before = (slice(None),) * place
+    if start > old:
+        array[(*before, slice(old, start))] = array.fill_value
+    array[(*before, slice(start, stop))] = rows

@@ -50,13 +50,6 @@ class DailyAxis:
         start = (self.first_day - EPOCH).days
         self._coordinate[old:new] = np.arange(start + old, start + new, dtype=self._coordinate.dtype)
 
-    def clear(self, first: int, stop: int) -> None:
-        """Empty the places from ``first`` up to ``stop``, for nothing says what a killed writer left there."""
-        for name, array in self._group.arrays():
-            position = self._position(array)
-            if position is not None and name != self.dimension and first < stop:
-                array[(slice(None),) * position + (slice(first, stop),)] = array.fill_value
-
     def write(self, day: date, fields: Mapping[str, np.ndarray]) -> None:
         """Write fields that hold consecutive days from ``day`` on along the axis, which must reach that far."""
         first = self.index(day)

@@ -8,6 +8,7 @@ from typing import Literal
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.errors import DatlstmError
+from datlstm.lease import check_conditional_writes
 from datlstm.products import published_days
 from datlstm.quality import UNUSABLE, describe
 from datlstm.registry import champion_id
@@ -74,7 +75,8 @@ def _store(settings: Settings, today: date) -> Finding:
     if store.read(PROBE) != b"written by datlstm doctor\n":
         return "fail", f"{store.url} does not return what was written to it: look at its server"
     store.delete(PROBE)
-    return "ok", f"{store.url} can be written and read"
+    check_conditional_writes(store)
+    return "ok", f"{store.url} can be written and read, and one of two writers at once wins"
 
 
 def _archive(settings: Settings, today: date) -> Finding:

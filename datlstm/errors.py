@@ -49,5 +49,9 @@ class StoreError(DatlstmError):
     """The object store or filesystem under the service can't be reached, read or written."""
 
 
+class ConflictError(StoreError):
+    """Another writer was first: nothing of this one is visible. Run it again."""
+
+
 class WeightsError(DatlstmError):
     """Published weights that can't be converted."""

@@ -1,6 +1,7 @@
 """The forecast cube that analysts open: its structure, its CF and ACDD metadata, and how a night enters it."""
 
-from datetime import date
+import logging
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import xarray as xr
 from datlstm import daily
 from datlstm.archive import LAND, SEA, Archive
 from datlstm.clock import now_seconds
-from datlstm.cube import INIT_TIME, Cube
+from datlstm.cube import Cube
 from datlstm.errors import ProductError
 from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource, NightlyForecast
@@ -18,6 +19,7 @@ from datlstm.settings import Settings
 from datlstm.store import Store
 
 FORECAST_PATH = "forecast.zarr"
+INIT_TIME = "init_time"
 OSTIA_REFERENCES = "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168"
 ICE = 4
 ICE_THRESHOLD = 0.15
@@ -25,7 +27,9 @@ ICE_THRESHOLD = 0.15
 NO_DAY = {"_FillValue": np.iinfo("int32").min, "fill_value": np.iinfo("int32").min}
 FIELDS = (INIT_TIME, "lead_time", "latitude", "longitude")
 _COUNTS = ("input_age_days", "n_missing_inputs")
-Outcome = Literal["published", "revised", "unchanged"]
+Outcome = Literal["published", "kept", "unchanged"]
+
+log = logging.getLogger(__name__)
 
 
 def forecast_cube(settings: Settings) -> Cube:
@@ -35,41 +39,33 @@ def forecast_cube(settings: Settings) -> Cube:
 
 
 def publish_forecast(settings: Settings, made: NightlyForecast) -> Outcome:
-    """Put one forecast into the cube, unless it stands there already, bit for bit, from the same model.
+    """Append one forecast to the cube, unless there is one from its init already.
 
-    Raises `ProductError` for a day before the cube's first or a cube of another structure.
+    The first forecast of an init stands for ever. The same again is ``unchanged``; another one is ``kept`` out, with a
+    warning. Raises `ProductError` for an init before the newest that has none, and for a cube of another structure.
     """
     cube = forecast_cube(settings)
-    standing = read_init(settings, made.init_day)
-    if standing is not None and _is_same(standing, made):
+    with cube.writing() as (committed, append):
+        standing = _init(committed, made.init_day)
+        if standing is None:
+            append(_rows(settings, made, _new_days(cube, committed, made.init_day)))
+            return "published"
+    if _is_same(standing, made):
         return "unchanged"
-    anomaly = made.sst - made.bundle.normaliser.climatology(made.sst["valid_time"])
-    leads = made.sst["lead_time"].values.astype("int32")
-    init = (made.init_day - daily.EPOCH).days
-    text = np.dtypes.StringDType()
-    fields = {
-        "sst": made.sst.values.astype("float32")[None],
-        "sst_anomaly": anomaly.values.astype("float32")[None],
-        "mask": _mask(settings, made)[None],
-        "valid_time": (init + leads)[None],
-        "forecast_source": np.array([made.source], "int8"),
-        "model_id": np.array([made.bundle.id], text),
-        "archive_snapshot": np.array([made.snapshot_id], text),
-        "input_age_days": np.array([made.input_age_days], "int16"),
-        "n_missing_inputs": np.array([made.n_missing_inputs], "int16"),
-        "created_at": np.array([now_seconds()], "int64"),
-    }
-    cube.write(made.init_day, fields)
-    return "published" if standing is None else "revised"
+    log.warning(
+        "%s: the first forecast from %s, by %s, stands; this one, by %s, differs and was kept out, because what "
+        "readers have seen never changes",
+        cube.url,
+        made.init_day,
+        standing["model_id"].item(),
+        made.bundle.id,
+    )
+    return "kept"
 
 
 def read_init(settings: Settings, init_day: date) -> xr.Dataset | None:
     """Return one published init, loaded, or None when there is no forecast from that day."""
-    cube = forecast_cube(settings).open()
-    if cube is None or np.datetime64(init_day, "ns") not in cube[INIT_TIME].values:
-        return None
-    init = cube.sel({INIT_TIME: np.datetime64(init_day, "ns")}).load()
-    return init if int(init["forecast_source"]) != ForecastSource.NONE else None
+    return _init(forecast_cube(settings).open(), init_day)
 
 
 def published_days(settings: Settings) -> list[date]:
@@ -97,7 +93,6 @@ def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
         "date_created": f"{str(init['created_at'].values)[:19]}Z",
     }
     file = init.drop_vars([*lineage, "created_at"]).drop_encoding().assign_attrs(attributes)
-    del file[INIT_TIME].attrs["first_day"]
     for name, flags in (("mask", "flag_masks"), ("forecast_source", "flag_values")):
         file[name].attrs[flags] = np.array(file[name].attrs[flags], file[name].dtype)
     days = {"units": daily.DAY_UNITS, "dtype": "int32", "_FillValue": None, "calendar": "standard"}
@@ -107,6 +102,47 @@ def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
         **dict.fromkeys(("latitude", "longitude"), {"_FillValue": None}),
     }
     file.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+
+
+def _init(cube: xr.Dataset | None, init_day: date) -> xr.Dataset | None:
+    if cube is None or np.datetime64(init_day, "ns") not in cube[INIT_TIME].values:
+        return None
+    init = cube.sel({INIT_TIME: np.datetime64(init_day, "ns")}).load()
+    return init if int(init["forecast_source"]) != ForecastSource.NONE else None
+
+
+def _new_days(cube: Cube, committed: xr.Dataset | None, init_day: date) -> np.ndarray:
+    """Return the days, since 1970, that the axis must grow by to end on ``init_day``."""
+    init = (init_day - daily.EPOCH).days
+    if committed is None:
+        return np.array([init])
+    newest = int(committed[INIT_TIME].values[-1].astype("datetime64[D]").astype(int))
+    if init <= newest:
+        raise ProductError(
+            f"{cube.url} has no forecast from {init_day} and can't take one any more: it goes on to "
+            f"{daily.EPOCH + timedelta(days=newest)}, and what readers have seen, gaps too, never changes. Run missed "
+            "nights oldest first, before the newest, or publish to another store"
+        )
+    return np.arange(newest + 1, init + 1)
+
+
+def _rows(settings: Settings, made: NightlyForecast, days: np.ndarray) -> dict[str, np.ndarray]:
+    anomaly = made.sst - made.bundle.normaliser.climatology(made.sst["valid_time"])
+    leads = made.sst["lead_time"].values.astype("int32")
+    text = np.dtypes.StringDType()
+    return {
+        INIT_TIME: days.astype("int32"),
+        "sst": made.sst.values.astype("float32")[None],
+        "sst_anomaly": anomaly.values.astype("float32")[None],
+        "mask": _mask(settings, made)[None],
+        "valid_time": (days[-1] + leads)[None],
+        "forecast_source": np.array([made.source], "int8"),
+        "model_id": np.array([made.bundle.id], text),
+        "archive_snapshot": np.array([made.snapshot_id], text),
+        "input_age_days": np.array([made.input_age_days], "int16"),
+        "n_missing_inputs": np.array([made.n_missing_inputs], "int16"),
+        "created_at": np.array([now_seconds()], "int64"),
+    }
 
 
 def _is_same(standing: xr.Dataset, made: NightlyForecast) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from datlstm.bundle import MANIFEST, Bundle
 from datlstm.clock import now_seconds
 from datlstm.errors import BundleError
-from datlstm.store import Store
+from datlstm.store import Store, as_json
 
 CHAMPION = "models/champion.json"
 # Less than this share of the rival's RMSE is rounding, not skill.
@@ -29,7 +29,7 @@ def champion_id(store: Store) -> str | None:
 
     Raises `BundleError` when the pointer is damaged.
     """
-    pointer = _pointer(store)
+    pointer = _parsed(store, store.read(CHAMPION))
     return None if pointer is None else str(pointer["bundle_id"])
 
 
@@ -59,34 +59,37 @@ def judge(challenger: Bundle, champion: str | None) -> Verdict:
 
 
 def promote(store: Store, bundle_id: str, reason: str) -> None:
-    """Make a bundle the champion, keeping the way back. Raises `BundleError` for a bundle that does not verify."""
+    """Make a bundle the champion, keeping the way back.
+
+    Raises `BundleError` for a bundle that does not verify, `ConflictError` when somebody else moved the pointer
+    meanwhile.
+    """
+    content, version = store.read_versioned(CHAMPION)
     Bundle.load(store, bundle_id)
-    with store.writer("models"):
-        try:
-            previous = _pointer(store)
-        except BundleError:
-            previous = None  # a damaged pointer is what a promotion by hand mends
-        if previous is None or previous["bundle_id"] != bundle_id:
-            pointer = {"bundle_id": bundle_id, "reason": reason, "promoted_at": now_seconds(), "previous": previous}
-            store.write_json(CHAMPION, pointer)
+    try:
+        previous = _parsed(store, content)
+    except BundleError:
+        previous = None  # a damaged pointer is what a promotion by hand mends
+    if previous is None or previous["bundle_id"] != bundle_id:
+        pointer = {"bundle_id": bundle_id, "reason": reason, "promoted_at": now_seconds(), "previous": previous}
+        store.write_if(CHAMPION, as_json(pointer), version)
 
 
 def rollback(store: Store) -> str:
     """Point back to the champion before the last promotion and return its id.
 
-    Raises `BundleError` when there was none, or when it does not verify.
+    Raises `BundleError` when there was none, or when it does not verify; `ConflictError` as `promote`.
     """
-    with store.writer("models"):
-        pointer = _pointer(store)
-        if pointer is None or pointer["previous"] is None:
-            raise BundleError("there is no earlier champion to roll back to")
-        earlier = Bundle.load(store, pointer["previous"]["bundle_id"])
-        store.write_json(CHAMPION, pointer["previous"])
-        return earlier.id
+    content, version = store.read_versioned(CHAMPION)
+    pointer = _parsed(store, content)
+    if pointer is None or pointer["previous"] is None:
+        raise BundleError("there is no earlier champion to roll back to")
+    earlier = Bundle.load(store, pointer["previous"]["bundle_id"])
+    store.write_if(CHAMPION, as_json(pointer["previous"]), version)
+    return earlier.id
 
 
-def _pointer(store: Store) -> dict[str, Any] | None:
-    content = store.read(CHAMPION)
+def _parsed(store: Store, content: bytes | None) -> dict[str, Any] | None:
     try:
         pointer = None if content is None else json.loads(content)
     except ValueError:

@@ -1,6 +1,9 @@
-"""The skill cube: every published forecast scored as its truth arrives, beside the baselines."""
+"""The skill cube: every published forecast scored as its truth arrives, beside the baselines.
 
-from collections.abc import Iterator
+The cube is a log: a row holds all scores of one init, and is never changed. When truth arrives or is revised, a new row
+of that init follows. The last row of an init counts; the earlier ones say what was known before.
+"""
+
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
@@ -13,9 +16,9 @@ from datlstm import daily
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.clock import now_seconds
-from datlstm.cube import INIT_TIME, Cube
+from datlstm.cube import Cube
 from datlstm.forecasting import reference_forecasts
-from datlstm.products import forecast_cube, published_days
+from datlstm.products import INIT_TIME, forecast_cube, published_days
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.verification import DEFINITIONS_VERSION, pooled_rmse, score, valid_truth
@@ -25,7 +28,8 @@ FORECAST = "forecast"
 FORECASTERS = (FORECAST, "persistence", "climatology", "damped_persistence")
 METRICS = ("rmse", "mae", "bias", "acc", "n")
 PROVENANCE = ("truth_product", "truth_version")
-SCORES = ("forecaster", INIT_TIME, "lead_time")
+SCORING = "scoring"
+NOTHING = {"n": 0, "truth_product": "", "truth_version": ""}
 
 
 @dataclass(frozen=True)
@@ -37,34 +41,48 @@ class VerificationReport:
 
 
 def skill_cube(settings: Settings) -> Cube:
-    """Return the region's skill cube ``(forecaster, init_time, lead_time)``."""
+    """Return the region's log of scores ``(forecaster, scoring, lead_time)``."""
     return Cube(Store(settings.store), SKILL_PATH, _template(settings), _encoding(settings))
+
+
+def standing_skill(settings: Settings) -> xr.Dataset | None:
+    """Return the scores that count ``(forecaster, init_time, lead_time)``, loaded, or None before the first score."""
+    log = skill_cube(settings).open()
+    return None if log is None else _standing(log)
 
 
 def verify(settings: Settings, forecast_date: date) -> VerificationReport:
     """Score every lead of every published forecast whose truth lies before ``forecast_date`` and is new or revised.
 
-    Looks at inits never fully scored, and again at those whose valid days the archive may still revise. Scores stand
-    as they were where truth is absent. Raises `BundleError` when the bundle of a forecast can't be read: its baselines
-    come from there.
+    Looks at inits never fully scored, and again at those whose valid days the archive may still revise. All new scores
+    of a night are shown in one step. Scores stand as they were where truth is absent. Raises `BundleError` when the
+    bundle of a forecast can't be read: its baselines come from there.
     """
-    standing = skill_cube(settings).open()
-    report = VerificationReport()
+    standing = standing_skill(settings)
     due = [
         init
         for init in published_days(settings)
         if init + timedelta(days=1) < forecast_date and _may_change(settings, standing, init, forecast_date)
     ]
-    for fields in _score(settings, due, forecast_date):
-        written = _write_if_new(settings, fields, standing)
-        (report.scored if written else report.unchanged).append(_day(fields))
-    return report
+    if not due:
+        return VerificationReport()
+    scored = _score(settings, due, forecast_date)
+    with skill_cube(settings).writing() as (committed, append):
+        news = _news(scored, _standing(_template(settings) if committed is None else committed))
+        if news.sizes[INIT_TIME]:
+            append(_rows(news))
+    written = news[INIT_TIME].values.astype("datetime64[D]").astype(object).tolist()
+    return VerificationReport(written, [init for init in due if init not in written])
 
 
 def skill_by_lead(settings: Settings) -> xr.DataArray | None:
     """Return the RMSE over all scored inits ``(forecaster, lead_time)`` in °C, or None before the first score."""
-    cube = skill_cube(settings).open()
-    return None if cube is None else pooled_rmse(cube[["rmse", "n"]].load())
+    skill = standing_skill(settings)
+    return None if skill is None else pooled_rmse(skill)
+
+
+def _standing(log: xr.Dataset) -> xr.Dataset:
+    return log.load().swap_dims(scoring=INIT_TIME).drop_duplicates(INIT_TIME, keep="last").sortby(INIT_TIME)
 
 
 def _may_change(settings: Settings, standing: xr.Dataset | None, init: date, forecast_date: date) -> bool:
@@ -79,10 +97,8 @@ def _may_change(settings: Settings, standing: xr.Dataset | None, init: date, for
     )
 
 
-def _score(settings: Settings, inits: list[date], forecast_date: date) -> Iterator[xr.Dataset]:
-    """Yield the scores of each init with their provenance, ascending; a bundle's inits are scored together."""
-    if not inits:
-        return
+def _score(settings: Settings, inits: list[date], forecast_date: date) -> xr.Dataset:
+    """Return the scores of all inits with their provenance; a bundle's inits are scored together."""
     published = forecast_cube(settings).open()
     assert published is not None
     published = published.sel({INIT_TIME: pd.DatetimeIndex(inits)}).load()
@@ -92,8 +108,7 @@ def _score(settings: Settings, inits: list[date], forecast_date: date) -> Iterat
         _score_together(settings, Bundle.load(Store(settings.store), str(bundle_id)), made, days)
         for bundle_id, made in published.groupby("model_id")
     ]
-    together = xr.concat(scored, INIT_TIME).sortby(INIT_TIME)
-    yield from (together.isel({INIT_TIME: i}) for i in range(len(inits)))
+    return xr.concat(scored, INIT_TIME).sortby(INIT_TIME)
 
 
 def _truth(settings: Settings, first_day: date, last_day: date) -> xr.Dataset:
@@ -116,42 +131,36 @@ def _score_together(settings: Settings, bundle: Bundle, published: xr.Dataset, d
     return scored
 
 
-def _write_if_new(settings: Settings, scored: xr.Dataset, standing: xr.Dataset | None) -> bool:
-    """Write one init's scores, keeping those that stand where there is no truth now."""
-    has_truth = scored["n"].values[0] > 0
-    fields = {name: scored[name].transpose(..., "lead_time").values for name in (*METRICS, *PROVENANCE)}
-    fields |= {name: np.where(has_truth, fields[name], "") for name in PROVENANCE}
-    scored_at = np.where(has_truth, now_seconds(), 0)
-    day = scored[INIT_TIME].values
-    if standing is not None and day in standing[INIT_TIME].values:
-        old = standing.sel({INIT_TIME: day}).load()
-        fields = {name: np.where(has_truth, values, old[name].values) for name, values in fields.items()}
-        same = np.logical_and.reduce([_equal(values, old[name].values) for name, values in fields.items()])
-        if same.all():
-            return False
-        scored_at = np.where(same, old["scored_at"].values.astype("datetime64[s]").astype("int64"), scored_at)
-    elif standing is not None and not has_truth.any():
-        # The first of all is written even without truth: the axis must start where the forecasts do.
-        return False
-    fields["scored_at"] = scored_at
-    skill_cube(settings).write(_day(scored), {n: np.expand_dims(v, v.ndim - 1) for n, v in fields.items()})
-    return True
+def _news(scored: xr.Dataset, standing: xr.Dataset) -> xr.Dataset:
+    """Return the inits whose scores change, merged with those that stand where there is no truth now."""
+    old = standing.reindex({INIT_TIME: scored[INIT_TIME]}, fill_value=NOTHING | {"scored_at": np.datetime64("NaT")})
+    has_truth = scored["n"].isel(forecaster=0, drop=True) > 0
+    changed = has_truth & ~np.logical_and.reduce([_equal(scored[name], old[name]) for name in (*METRICS, *PROVENANCE)])
+    merged = xr.Dataset({name: xr.where(has_truth, scored[name], old[name]) for name in (*METRICS, *PROVENANCE)})
+    merged["scored_at"] = xr.where(changed, np.datetime64(now_seconds(), "s"), old["scored_at"])
+    return merged.isel({INIT_TIME: changed.any("lead_time").values})
 
 
-def _day(scored: xr.Dataset) -> date:
-    return scored[INIT_TIME].values.astype("datetime64[D]").item()
+def _equal(new: xr.DataArray, old: xr.DataArray) -> xr.DataArray:
+    """Return, by ``(init_time, lead_time)``, whether two fields are the same for all forecasters."""
+    same = (new == old) | (new.isnull() & old.isnull())
+    return same.all("forecaster") if "forecaster" in same.dims else same
 
 
-def _equal(new: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Return, by lead, whether two fields ``(…, lead_time)`` are the same."""
-    both_nan = (new != new) & (old != old)
-    same = (new == old) | both_nan
-    return np.asarray(same.reshape(-1, same.shape[-1]).all(axis=0))
+def _rows(news: xr.Dataset) -> dict[str, np.ndarray]:
+    text = np.dtypes.StringDType()
+    by_lead = {name: news[name].transpose(INIT_TIME, "lead_time").values for name in (*PROVENANCE, "scored_at")}
+    return {
+        **{name: news[name].transpose("forecaster", INIT_TIME, "lead_time").values for name in METRICS},
+        **{name: by_lead[name].astype(text) for name in PROVENANCE},
+        "scored_at": by_lead["scored_at"].astype("datetime64[s]").astype("int64"),
+        INIT_TIME: news[INIT_TIME].values.astype("datetime64[D]").astype("int32"),
+    }
 
 
 def _template(settings: Settings) -> xr.Dataset:
     leads = settings.model.lead_days
-    by_forecaster = (len(FORECASTERS), 0, leads)
+    dims, shape = ("forecaster", SCORING, "lead_time"), (len(FORECASTERS), 0, leads)
     text = np.zeros((0, leads), np.dtypes.StringDType())
     long_names = {
         "rmse": "root mean square error",
@@ -160,48 +169,43 @@ def _template(settings: Settings) -> xr.Dataset:
         "acc": "uncentred anomaly correlation",
     }
     metrics = {
-        name: (
-            SCORES,
-            np.zeros(by_forecaster, "float32"),
-            {"long_name": text, "units": "1" if name == "acc" else "kelvin"},
-        )
-        for name, text in long_names.items()
+        name: (dims, np.zeros(shape, "float32"), {"long_name": long_name, "units": "1" if name == "acc" else "kelvin"})
+        for name, long_name in long_names.items()
     }
     return xr.Dataset(
         {
             **metrics,
-            "n": (SCORES, np.zeros(by_forecaster, "int32"), {"long_name": "number of cells scored", "units": "1"}),
-            "truth_product": (SCORES[1:], text, {"long_name": "product the truth came from"}),
-            "truth_version": (SCORES[1:], text, {"long_name": "version of that product"}),
-            "scored_at": (
-                SCORES[1:],
-                np.zeros((0, leads), "datetime64[s]"),
-                {"long_name": "when the score was written"},
-            ),
+            "n": (dims, np.zeros(shape, "int32"), {"long_name": "number of cells scored", "units": "1"}),
+            "truth_product": (dims[1:], text, {"long_name": "product the truth came from"}),
+            "truth_version": (dims[1:], text, {"long_name": "version of that product"}),
+            "scored_at": (dims[1:], np.zeros((0, leads), "datetime64[s]"), {"long_name": "when the score was written"}),
         },
         {
             "forecaster": ("forecaster", np.array(FORECASTERS, np.dtypes.StringDType())),
-            INIT_TIME: (INIT_TIME, np.zeros(0, "datetime64[ns]"), {"standard_name": "forecast_reference_time"}),
+            INIT_TIME: (SCORING, np.zeros(0, "datetime64[ns]"), {"standard_name": "forecast_reference_time"}),
             "lead_time": ("lead_time", np.arange(1, leads + 1, dtype="int32"), {"units": "days"}),
         },
         {
             "Conventions": "CF-1.11",
             "title": f"{settings.region.title}: skill of the sea surface temperature forecasts",
             "definitions_version": DEFINITIONS_VERSION,
-            "comment": "Errors in kelvin (equal to °C), cosine-latitude weighted over the cells all forecasters have.",
+            "comment": (
+                "Errors in kelvin (equal to °C), cosine-latitude weighted over the cells all forecasters have. "
+                "A log: of several rows of the same init_time the last counts."
+            ),
         },
     )
 
 
 def _encoding(settings: Settings) -> dict[str, dict[str, Any]]:
     leads, nan = settings.model.lead_days, np.float32(np.nan)
-    block = {"chunks": (len(FORECASTERS), 366, leads)}
-    per_lead = {"chunks": (366, leads)}
+    block = {"chunks": (len(FORECASTERS), daily.LARGE_CHUNK, leads)}
+    per_lead = {"chunks": (daily.LARGE_CHUNK, leads)}
+    never = {"_FillValue": np.iinfo("int64").min, "fill_value": np.iinfo("int64").min}
     return {
         **dict.fromkeys(METRICS[:4], {**block, "_FillValue": nan, "fill_value": nan}),
         "n": block,
-        "truth_product": per_lead,
-        "truth_version": per_lead,
-        "scored_at": {**per_lead, "units": daily.SECOND_UNITS, "dtype": "int64"},
+        **dict.fromkeys(PROVENANCE, per_lead),
+        "scored_at": {**per_lead, **never, "units": daily.SECOND_UNITS, "dtype": "int64"},
         INIT_TIME: {"chunks": (daily.LARGE_CHUNK,), "units": daily.DAY_UNITS, "dtype": "int32", "calendar": "standard"},
     }

@@ -4,36 +4,32 @@ Object storage takes its credentials and endpoint from the standard AWS variable
 it is read anonymously.
 """
 
+import hashlib
 import json
 import os
-import warnings
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import icechunk
 import obstore
-import zarr
-import zarr.core.sync
 from filelock import FileLock, Timeout
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 from obstore.store import LocalStore, ObjectStore, S3Store
-from zarr.abc.store import ByteRequest
 from zarr.abc.store import Store as ZarrStore
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import ObjectStore as ZarrObjectStore
-from zarr.storage import WrapperStore
 
-from datlstm.errors import ProductError, StoreError
+from datlstm.errors import ConflictError, StoreError
+from datlstm.lease import hold
 from datlstm.store_errors import NO_SUCH_BUCKET, ExplainedZarr, explained
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
-LOCK_TIMEOUT_SECONDS = 60
+LOCK_TIMEOUT_SECONDS = 90
 # Of one request: an outage is told within seconds.
 CONNECT_SECONDS = 2
 RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=5)}
@@ -45,7 +41,6 @@ CREDENTIALS = (
 )
 # What Icechunk itself reads first.
 ICECHUNK_BRANCH = "refs/branch.main/ref.json"
-ROOT_DOCUMENT = "zarr.json"
 
 
 def _endpoint() -> str | None:
@@ -112,18 +107,43 @@ class Store:
 
     def read(self, path: str) -> bytes | None:
         """Return a whole object, or None when there is none. Raises `StoreError` when the store can't be read."""
-        with explained(self.url_of(path)):
-            try:
-                return bytes(obstore.get(self._objects(), path).bytes())
-            except (NotFoundError, FileNotFoundError) as error:
-                if NO_SUCH_BUCKET in str(error):
-                    raise
-                return None
+        return self.read_versioned(path)[0]
 
     def write(self, path: str, content: bytes) -> None:
         """Write a whole object, atomically. Raises `StoreError`."""
         with explained(self.url_of(path)):
             obstore.put(self._objects(), path, content)
+
+    def read_versioned(self, path: str) -> tuple[bytes, str] | tuple[None, None]:
+        """Return a whole object and the version that `write_if` asks for, or twice None when there is none.
+
+        Raises `StoreError` when the store can't be read.
+        """
+        with explained(self.url_of(path)):
+            try:
+                found = obstore.get(self._objects(), path)
+                content = bytes(found.bytes())
+            except (NotFoundError, FileNotFoundError) as error:
+                if NO_SUCH_BUCKET in str(error):
+                    raise
+                return None, None
+            return content, _digest(content) if self.is_local else str(found.meta["e_tag"])
+
+    def write_if(self, path: str, content: bytes, version: str | None) -> str:
+        """Write a whole object if it still has the version that was read (None: if there is none yet).
+
+        Returns the new version. Raises `ConflictError`, with nothing written, when another writer was first.
+        """
+        with explained(self.url_of(path)):
+            try:
+                if self.is_local:
+                    return self._write_file_if(path, content, version)
+                mode: Any = "create" if version is None else {"e_tag": version}
+                return str(obstore.put(self._objects(), path, content, mode=mode)["e_tag"])
+            except (AlreadyExistsError, PreconditionError) as error:
+                raise ConflictError(
+                    f"{self.url_of(path)}: another writer was first, and nothing of this one is visible: run it again"
+                ) from error
 
     def read_json(self, path: str) -> Any | None:
         """Return a JSON object, or None when there is none. Raises `StoreError` when it is not JSON."""
@@ -135,7 +155,7 @@ class Store:
 
     def write_json(self, path: str, document: Any) -> None:
         """Write a JSON object, atomically."""
-        self.write(path, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
+        self.write(path, as_json(document))
 
     def delete(self, path: str) -> None:
         """Delete an object."""
@@ -149,16 +169,22 @@ class Store:
             return sorted(entry["path"] for page in pages for entry in page)
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[None]:
-        """Hold the right to write one of the stores.
+    def writer(self, name: str) -> Iterator[Callable[[], None]]:
+        """Hold the right to write one of the stores; give a function that raises once the right is lost.
 
-        On a filesystem this is a lock that dies with its process. On object storage it is no more than a mark in the
-        code: there the archive's commits are conditional, but cubes and pointer rely on one night running at a time,
-        which the deployment's concurrency limit sees to. Raises `StoreError` when another process holds the lock.
+        On a filesystem this is a lock that dies with its process, on object storage a lease (`datlstm.lease`). Raises
+        `StoreError` when another writer keeps it for longer than `LOCK_TIMEOUT_SECONDS`, or when the server ignores
+        conditional writes.
         """
-        if not self.is_local:
-            yield
-            return
+        if self.is_local:
+            with self._file_lock(name):
+                yield lambda: None
+        else:
+            with hold(self, name, LOCK_TIMEOUT_SECONDS) as confirm:
+                yield confirm
+
+    @contextmanager
+    def _file_lock(self, name: str) -> Iterator[None]:
         folder = Path(self._root) / ".locks"
         with explained(self.url):
             folder.mkdir(parents=True, exist_ok=True)
@@ -174,6 +200,14 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def _write_file_if(self, path: str, content: bytes, version: str | None) -> str:
+        # A filesystem has no conditional write: comparing and writing are one under a lock of their own.
+        with self._file_lock("compare-and-set"):
+            if self.read_versioned(path)[1] != version:
+                raise PreconditionError(path)
+            obstore.put(self._objects(), path, content)
+        return _digest(content)
 
     def _objects(self, path: str = "") -> ObjectStore:
         with explained(self.url):
@@ -193,85 +227,10 @@ class Store:
             )
 
 
-class StagedZarr(WrapperStore[ZarrStore]):
-    """A Zarr v3 store that shows a change in one step: chunks at once, metadata held back, the root document last.
-
-    Readers of consolidated metadata see the whole old state until `commit` replaces the root document, and the whole
-    new one after. Metadata is read from the committed root document alone, so what a killed writer left in an array's
-    own document is never believed.
-    """
-
-    def __init__(self, store: ZarrStore) -> None:
-        super().__init__(store)
-        self._documents: dict[str, Buffer] = {}
-        root = zarr.core.sync.sync(store.get(ROOT_DOCUMENT, default_buffer_prototype()))
-        if root is not None:
-            self._documents = _documents_of(root)
-
-    @property
-    def is_empty_store(self) -> bool:
-        """Tell whether nothing was ever committed here."""
-        return ROOT_DOCUMENT not in self._documents
-
-    def commit(self) -> None:
-        """Make the change visible: the consolidated root document, then the arrays' own documents."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-            zarr.consolidate_metadata(self)
-        root = self._documents.pop(ROOT_DOCUMENT)
-        for key, document in ((ROOT_DOCUMENT, root), *self._documents.items()):
-            zarr.core.sync.sync(self._store.set(key, document))
-        self._documents[ROOT_DOCUMENT] = root
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return a held-back document, or a chunk from the store."""
-        if _is_document(key):
-            return self._documents.get(key)
-        return await self._store.get(key, prototype, byte_range)
-
-    async def exists(self, key: str) -> bool:
-        """Tell whether a document is held back, or a chunk is in the store."""
-        return key in self._documents if _is_document(key) else await self._store.exists(key)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Hold a document back, write a chunk at once."""
-        if _is_document(key):
-            self._documents[key] = value
-        else:
-            await self._store.set(key, value)
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """As `set`, unless the key is there."""
-        if not await self.exists(key):
-            await self.set(key, value)
-
-    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
-        for key, value in values:
-            await self.set(key, value)
-
-    async def is_empty(self, prefix: str) -> bool:
-        """Tell whether no document is held back under a prefix; chunks of a killed first write don't count."""
-        return not any(key.startswith(prefix) for key in self._documents)
-
-    def with_read_only(self, read_only: bool = False) -> Self:
-        """Return this store: a second view would not see the documents held back."""
-        return self
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the members that the held-back documents name; the store itself is not listed."""
-        start = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        for name in {key[len(start) :].split("/")[0] for key in self._documents if key.startswith(start)}:
-            yield name
+def as_json(document: Any) -> bytes:
+    """Return a document as the bytes it has in a store: the same for the same content."""
+    return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def _is_document(key: str) -> bool:
-    return key.rsplit("/", 1)[-1] == ROOT_DOCUMENT
-
-
-def _documents_of(root: Buffer) -> dict[str, Buffer]:
-    try:
-        members = json.loads(root.to_bytes())["consolidated_metadata"]["metadata"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProductError(f"a root {ROOT_DOCUMENT} is damaged ({error!r}): restore it from a backup") from error
-    make = default_buffer_prototype().buffer.from_bytes
-    return {ROOT_DOCUMENT: root} | {f"{n}/{ROOT_DOCUMENT}": make(json.dumps(d).encode()) for n, d in members.items()}
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

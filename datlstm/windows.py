@@ -14,7 +14,8 @@ from datlstm.archive import Archive
 from datlstm.errors import NotEnoughDataError
 from datlstm.normalise import Normaliser
 from datlstm.settings import Settings
-from datlstm.store import StagedZarr, Store
+from datlstm.staged import StagedZarr
+from datlstm.store import Store
 
 CUBE_CHUNK_DAYS = 360
 
@@ -61,15 +62,17 @@ def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Per
     """
     first, last = periods.training[0], periods.validation[1]
     path = f"training/{normaliser.id}-{snapshot_id[:8]}-{last:%Y%m%d}.zarr"
-    staged = StagedZarr(Store(settings.store).zarr(path))
-    if staged.is_empty_store:
-        anomaly = normaliser.to_anomaly(Archive(settings).read(first, last, snapshot_id)["sst"])
-        cube = anomaly.chunk(time=CUBE_CHUNK_DAYS, latitude=-1, longitude=-1).to_dataset(name="anomaly")
-        nan = np.float32(np.nan)
-        cube.drop_encoding().drop_attrs(deep=False).to_zarr(
-            staged, zarr_format=3, consolidated=False, encoding={"anomaly": {"_FillValue": nan, "fill_value": nan}}
-        )
-        staged.commit()
+    store = Store(settings.store)
+    with store.writer("training") as confirm:
+        staged = StagedZarr(store, path, confirm)
+        if staged.is_empty_store:
+            anomaly = normaliser.to_anomaly(Archive(settings).read(first, last, snapshot_id)["sst"])
+            cube = anomaly.chunk(time=CUBE_CHUNK_DAYS, latitude=-1, longitude=-1).to_dataset(name="anomaly")
+            nan = np.float32(np.nan)
+            cube.drop_encoding().drop_attrs(deep=False).to_zarr(
+                staged, zarr_format=3, consolidated=False, encoding={"anomaly": {"_FillValue": nan, "fill_value": nan}}
+            )
+            staged.commit()
     return path
 
 

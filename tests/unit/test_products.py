@@ -107,15 +107,15 @@ def test_publishing_twice_leaves_every_byte(anywhere: Settings) -> None:
     assert content(anywhere) == before
 
 
-def test_another_forecast_of_the_same_init_replaces_it_alone(anywhere: Settings) -> None:
-    before = opened(anywhere).load()
+def test_another_forecast_of_the_same_init_is_kept_out_and_says_so(
+    anywhere: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = content(anywhere)
     made = nightly_forecast(anywhere, FIRST + timedelta(days=3))
     warmer = NightlyForecast(**{**vars(made), "sst": made.sst + np.float32(1), "input_age_days": 2})
-    assert publish_forecast(anywhere, warmer) == "revised"
-    after = opened(anywhere).load()
-    changed = (after["sst"] != before["sst"]).where(before["sst"].notnull(), False).any(FIELDS[1:]).values
-    assert changed.tolist() == [False, False, True, False, False, False]
-    assert after["input_age_days"].values.tolist() == [1, 1, 2, 1, 1, 1]
+    assert publish_forecast(anywhere, warmer) == "kept"
+    assert content(anywhere) == before
+    assert f"the first forecast from 2024-05-22, by {made.bundle.id}, stands" in caplog.text
 
 
 def test_a_night_without_a_forecast_is_a_visible_gap(anywhere: Settings) -> None:
@@ -130,11 +130,20 @@ def test_a_night_without_a_forecast_is_a_visible_gap(anywhere: Settings) -> None
     assert read_init(anywhere, FIRST + timedelta(days=7)) is None
 
 
-def test_a_day_before_the_first_is_refused_and_nothing_changes(published: Settings) -> None:
+def test_a_missed_init_before_the_newest_is_refused_and_nothing_changes(published: Settings) -> None:
+    publish_forecast(published, nightly_forecast(published, FIRST + timedelta(days=9)))
     before = content(published)
-    with pytest.raises(ProductError, match=f"starts at {FIRST}"):
-        publish_forecast(published, nightly_forecast(published, FIRST))
+    for night in (FIRST, FIRST + timedelta(days=8)):
+        init = night - timedelta(days=1)
+        with pytest.raises(ProductError, match=f"no forecast from {init} and .* goes on to 2024-05-28.* oldest first"):
+            publish_forecast(published, nightly_forecast(published, night))
     assert content(published) == before
+
+
+def test_missed_nights_run_oldest_first_leave_no_gap(published: Settings) -> None:
+    for night in range(7, 10):
+        assert publish_forecast(published, nightly_forecast(published, FIRST + timedelta(days=night))) == "published"
+    assert published_days(published) == [FIRST + timedelta(days=i) for i in range(9)]
 
 
 def test_a_cube_of_another_structure_is_refused(published: Settings) -> None:

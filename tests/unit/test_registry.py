@@ -1,13 +1,14 @@
 """The gate is closed unless a challenger is provably better; the pointer moves whole, and back."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from datlstm.bundle import WEIGHTS, Bundle
-from datlstm.errors import BundleError
+from datlstm.errors import BundleError, ConflictError
 from datlstm.registry import CHAMPION, bundle_ids, champion_id, judge, promote, rollback
 from datlstm.settings import Settings
 from datlstm.store import Store
@@ -125,3 +126,22 @@ def test_a_damaged_pointer_is_named_and_a_promotion_by_hand_mends_it(
         champion_id(store)
     promote(store, champion.id, "by hand")
     assert champion_id(store) == champion.id
+
+
+@pytest.mark.parametrize("moved", [promote, lambda store, *_: rollback(store)], ids=["promotion", "rollback"])
+def test_of_two_who_move_the_pointer_at_once_one_wins_and_the_other_says_so(
+    store: Store, second: str, champion: Bundle, monkeypatch: pytest.MonkeyPatch, moved: Callable[..., object]
+) -> None:
+    promote(store, second, "the way back")
+    third = replace(champion, weights={name: 3 * value for name, value in champion.weights.items()}).save(store)
+    load = Bundle.load
+
+    def load_while_another_promotes(store: Store, bundle_id: str) -> Bundle:
+        monkeypatch.setattr(Bundle, "load", load)
+        promote(store, third, "was first")
+        return load(store, bundle_id)
+
+    monkeypatch.setattr(Bundle, "load", load_while_another_promotes)
+    with pytest.raises(ConflictError, match=r"models/champion\.json: another writer was first"):
+        moved(store, champion.id, "was second")
+    assert champion_id(store) == third

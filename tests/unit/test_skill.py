@@ -12,7 +12,8 @@ from datlstm.archive import FIELDS, Archive
 from datlstm.ladder import nightly_forecast
 from datlstm.products import publish_forecast, read_init
 from datlstm.settings import Settings
-from datlstm.skill import FORECASTERS, skill_by_lead, skill_cube, verify
+from datlstm.skill import FORECASTERS, skill_by_lead, skill_cube, standing_skill, verify
+from datlstm.staged import StagedZarr
 from datlstm.store import Store
 from datlstm.verification import pooled_rmse
 
@@ -22,9 +23,9 @@ ALL_TRUE = FIRST + timedelta(days=N_INITS + LEADS)
 
 
 def scores(settings: Settings) -> xr.Dataset:
-    cube = skill_cube(settings).open()
-    assert cube is not None
-    return cube.load()
+    skill = standing_skill(settings)
+    assert skill is not None
+    return skill
 
 
 def content(settings: Settings) -> dict[str, bytes | None]:
@@ -112,6 +113,47 @@ def test_a_revised_truth_is_scored_again_and_only_where_it_counts(
     np.testing.assert_array_equal(after["scored_at"].values == np.datetime64(2_000, "s"), touched)
     bias = after["bias"].sel(forecaster="persistence") - before["bias"].sel(forecaster="persistence")
     np.testing.assert_allclose(bias.values[touched], -0.5, atol=1e-4)
+
+
+def test_the_earlier_score_of_a_revised_truth_stays_in_the_log(published: Settings) -> None:
+    verify(published, ALL_TRUE)
+    before = skill_cube(published).open()
+    assert before is not None
+    revise(published, FIRST + timedelta(days=8), 0.5)
+    verify(published, ALL_TRUE)
+    after = skill_cube(published).open()
+    assert after is not None
+    assert after.sizes["scoring"] > before.sizes["scoring"]
+    xr.testing.assert_identical(after.isel(scoring=slice(before.sizes["scoring"])).load(), before.load())
+
+
+def test_a_night_shows_all_its_scores_in_one_step(published: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = []
+    commit = StagedZarr.commit
+    monkeypatch.setattr(StagedZarr, "commit", lambda staged: commits.append(commit(staged)))
+    assert len(verify(published, ALL_TRUE).scored) == N_INITS
+    assert len(commits) == 1
+
+
+def test_an_analyst_reads_the_scores_that_count_in_one_line(published: Settings) -> None:
+    verify(published, FIRST + timedelta(days=4))
+    verify(published, ALL_TRUE)
+    skill = (
+        xr.open_zarr(Store(published.store).location_of("skill.zarr"))
+        .swap_dims(scoring="init_time")
+        .drop_duplicates("init_time", keep="last")
+        .sortby("init_time")
+    )
+    assert skill["rmse"].dims == ("forecaster", "init_time", "lead_time")
+    assert skill["init_time"].values.astype("datetime64[D]").tolist() == INITS
+    xr.testing.assert_equal(skill.load(), scores(published))
+
+
+def test_where_no_truth_has_come_a_score_says_nothing(published: Settings) -> None:
+    verify(published, FIRST + timedelta(days=3))
+    later = scores(published).isel(init_time=0).sel(lead_time=slice(3, None))
+    assert later["rmse"].isnull().all() and (later["n"] == 0).all()
+    assert later["scored_at"].isnull().all() and (later["truth_product"] == "").all()
 
 
 def test_replaying_an_earlier_night_keeps_every_score(published: Settings) -> None:

@@ -1,19 +1,16 @@
-"""One store, its few verbs, its lock, and the staging that shows a Zarr change in one step."""
+"""One store, its few verbs, its lock, and its compare-and-set."""
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-import zarr
-from zarr.abc.store import Store as ZarrStore
-from zarr.storage import MemoryStore, WrapperStore
 
 from datlstm import store as store_module
-from datlstm.errors import ProductError, StoreError
-from datlstm.store import ROOT_DOCUMENT, StagedZarr, Store
+from datlstm.errors import ConflictError, StoreError
+from datlstm.store import Store
 
 
 class TestLocation:
@@ -136,109 +133,47 @@ with Store(sys.argv[1]).writer("archive"):
         with store.writer("archive"):
             pass
 
-    def test_object_storage_has_no_lock(self) -> None:
-        with Store("s3://bucket").writer("archive"), Store("s3://bucket").writer("archive"):
-            pass
 
+class TestCompareAndSet:
+    def test_an_absent_object_has_no_version(self, store_url: str) -> None:
+        assert Store(store_url).read_versioned("x") == (None, None)
 
-class Unlistable(WrapperStore[ZarrStore]):
-    """A store that can't be asked what is in it, like a bucket that analysts may read but not list."""
-
-    async def list(self) -> AsyncIterator[str]:
-        raise AssertionError("listed")
-        yield
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        raise AssertionError(f"listed {prefix}")
-        yield
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        raise AssertionError(f"listed {prefix}")
-        yield
-
-    async def is_empty(self, prefix: str) -> bool:
-        raise AssertionError(f"listed {prefix}")
-
-
-class TestStagedZarr:
-    """Each test writes ``x`` of length n with the values 1 … n."""
-
-    @pytest.fixture(params=["memory", "s3"])
-    def store(self, request: pytest.FixtureRequest) -> ZarrStore:
-        if request.param == "memory":
-            return Unlistable(MemoryStore())
-        return Unlistable(Store(request.getfixturevalue("s3_store_url")).zarr("x.zarr"))
-
-    @staticmethod
-    def stage(store: ZarrStore, length: int) -> StagedZarr:
-        """Write everything but the commit."""
-        staged = StagedZarr(store)
-        if staged.is_empty_store:
-            group = zarr.create_group(staged)
-            group.create_array("x", shape=(0,), chunks=(2,), dtype="int32", fill_value=0)
-        group = zarr.open_group(staged, mode="r+", use_consolidated=False)
-        array = group["x"]
-        assert isinstance(array, zarr.Array)
-        array.resize((length,))
-        array[:] = np.arange(1, length + 1)
-        group.attrs["length"] = length
-        return staged
-
-    @staticmethod
-    def seen(store: ZarrStore) -> list[int]:
-        """Return what a reader of consolidated metadata sees."""
-        group = zarr.open_group(store, mode="r", use_consolidated=True)
-        values = np.asarray(group["x"][:]).tolist()  # type: ignore[index]
-        assert group.attrs["length"] == len(values)
-        return values
-
-    def test_nothing_is_there_before_the_first_commit(self, store: ZarrStore) -> None:
-        staged = self.stage(store, 3)
-        assert StagedZarr(store).is_empty_store
-        with pytest.raises(FileNotFoundError):
-            zarr.open_group(store, mode="r")
-        staged.commit()
-        assert not StagedZarr(store).is_empty_store
-        assert self.seen(store) == [1, 2, 3]
-
-    def test_a_reader_sees_the_old_whole_state_until_commit(self, store: ZarrStore) -> None:
-        self.stage(store, 3).commit()
-        staged = self.stage(store, 6)
-        assert self.seen(store) == [1, 2, 3]
-        staged.commit()
-        assert self.seen(store) == [1, 2, 3, 4, 5, 6]
-
-    def test_an_abandoned_change_is_gone_for_the_next_writer(self, store: ZarrStore) -> None:
-        self.stage(store, 3).commit()
-        self.stage(store, 9)
-        assert StagedZarr(store).is_empty_store is False
-        resumed = zarr.open_group(StagedZarr(store), mode="r+", use_consolidated=False)
-        assert resumed["x"].shape == (3,)  # type: ignore[union-attr]
-        self.stage(store, 4).commit()
-        assert self.seen(store) == [1, 2, 3, 4]
-
-    def test_a_first_write_abandoned_before_commit_can_be_made_again(self, store: ZarrStore) -> None:
-        self.stage(store, 9)
-        self.stage(store, 2).commit()
-        assert self.seen(store) == [1, 2]
-
-    def test_stale_array_documents_are_not_believed(self, store_url: str) -> None:
-        backing = Store(store_url)
-        self.stage(backing.zarr("x.zarr"), 3).commit()
-        stale = backing.read(f"x.zarr/x/{ROOT_DOCUMENT}")
-        assert stale is not None
-        self.stage(backing.zarr("x.zarr"), 6).commit()
-        backing.write(f"x.zarr/x/{ROOT_DOCUMENT}", stale)
-        resumed = zarr.open_group(StagedZarr(backing.zarr("x.zarr")), mode="r+", use_consolidated=False)
-        assert resumed["x"].shape == (6,)  # type: ignore[union-attr]
-        assert self.seen(backing.zarr("x.zarr")) == [1, 2, 3, 4, 5, 6]
-        self.stage(backing.zarr("x.zarr"), 7).commit()
-        assert zarr.open_array(backing.zarr("x.zarr"), path="x", mode="r").shape == (7,)
-
-    @pytest.mark.parametrize("damaged", [b"", b"{", b"{}", b'{"consolidated_metadata": null}'])
-    def test_a_damaged_root_is_refused_and_not_overwritten(self, store_url: str, damaged: bytes) -> None:
+    def test_each_write_is_on_condition_of_the_one_before(self, store_url: str) -> None:
         store = Store(store_url)
-        store.write(f"x.zarr/{ROOT_DOCUMENT}", damaged)
-        with pytest.raises(ProductError, match="damaged .*restore it from a backup"):
-            StagedZarr(store.zarr("x.zarr"))
-        assert store.read(f"x.zarr/{ROOT_DOCUMENT}") == damaged
+        first = store.write_if("x", b"1", None)
+        assert store.read_versioned("x") == (b"1", first)
+        second = store.write_if("x", b"2", first)
+        assert store.read_versioned("x") == (b"2", second)
+
+    def test_who_did_not_read_the_newest_writes_nothing(self, store_url: str) -> None:
+        store = Store(store_url)
+        first = store.write_if("x", b"1", None)
+        store.write_if("x", b"2", first)
+        for stale in (None, first):
+            with pytest.raises(ConflictError, match="/x: another writer was first, and nothing .*: run it again"):
+                store.write_if("x", b"3", stale)
+        assert store.read("x") == b"2"
+
+    def test_what_was_deleted_meanwhile_is_not_written(self, store_url: str) -> None:
+        store = Store(store_url)
+        first = store.write_if("x", b"1", None)
+        store.delete("x")
+        with pytest.raises(StoreError):
+            store.write_if("x", b"2", first)
+        assert store.read("x") is None
+
+    def test_of_many_writers_at_once_one_wins(self, store_url: str) -> None:
+        store = Store(store_url)
+        version = store.write_if("x", b"0", None)
+
+        def attempt(content: bytes) -> bytes | None:
+            try:
+                store.write_if("x", content, version)
+            except ConflictError:
+                return None
+            return content
+
+        with ThreadPoolExecutor(8) as threads:
+            outcomes = list(threads.map(attempt, [f"{i}".encode() for i in range(1, 9)]))
+        (winner,) = filter(None, outcomes)
+        assert store.read("x") == winner

@@ -20,9 +20,11 @@ import xarray as xr
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from datlstm import daily
 from datlstm.archive import FIELDS, Archive
-from datlstm.cube import INIT_TIME, Cube
+from datlstm.cube import Cube
 from datlstm.errors import StoreError
+from datlstm.products import INIT_TIME
 from datlstm.quality import DayQuality
 from datlstm.settings import Settings
 from datlstm.store import Store
@@ -41,7 +43,8 @@ def cube_at(url: str) -> Cube:
 
 
 def write_cube(url: str) -> None:
-    cube_at(url).write(DAY, {"sst": np.full(1, 280, "float32")})
+    with cube_at(url).writing() as (_, append):
+        append({INIT_TIME: np.array([(DAY - daily.EPOCH).days], "int32"), "sst": np.full(1, 280, "float32")})
 
 
 def write_archive(settings: Settings, value: float) -> None:
