@@ -127,7 +127,7 @@ def retrain(settings: SettingsName = None) -> None:
 @app.command()
 def verify(as_of: AsOf = None, settings: SettingsName = None) -> None:
     """Score published forecasts whose truth has arrived, and print the skill by lead."""
-    from datlstm.skill import verify as score
+    from datlstm.products.skill import verify as score
 
     chosen = _settings(settings)
     report = _guarded(lambda: score(chosen, _day(as_of) or today()))
@@ -176,7 +176,7 @@ def export(
     settings: SettingsName = None,
 ) -> None:
     """Write one published forecast as a CF and ACDD conforming NetCDF file."""
-    from datlstm.products import export_netcdf, published_days
+    from datlstm.products.forecast import export_netcdf, published_days
 
     chosen = _settings(settings)
 
@@ -270,8 +270,8 @@ def _announce_bootstrap(settings: Settings) -> None:
 
 
 def _show_products(settings: Settings) -> None:
-    from datlstm.products import FORECAST_PATH, published_days
-    from datlstm.skill import SKILL_PATH
+    from datlstm.products.forecast import FORECAST_PATH, published_days
+    from datlstm.products.skill import SKILL_PATH
     from datlstm.store import Store
 
     store = Store(settings.store)
@@ -287,7 +287,7 @@ def _show_products(settings: Settings) -> None:
 
 
 def _show_skill(settings: Settings) -> None:
-    from datlstm.skill import FORECASTERS, skill_by_lead
+    from datlstm.products.skill import FORECASTERS, skill_by_lead
 
     skill = skill_by_lead(settings)
     if skill is None:

@@ -4,22 +4,24 @@ What a reader of any committed state can see never changes value: rows are added
 up when the root document is replaced. There is therefore no moment at which parts of two states can be read together.
 """
 
+import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from datlstm.errors import ProductError
 from datlstm.staged import ROOT_DOCUMENT, StagedZarr
 from datlstm.store import Store
 
-Append = Callable[[Mapping[str, np.ndarray]], None]
+# Of a cube's own attributes, those that follow its source and may change while it grows.
+LIVING_ATTRIBUTES = ("acknowledgement",)
 
 
 class Cube:
@@ -50,33 +52,40 @@ class Cube:
         return xr.open_zarr(self._store.zarr(self._path, read_only=True), chunks=None, decode_timedelta=False)
 
     @contextmanager
-    def writing(self) -> Iterator[tuple[xr.Dataset | None, Append]]:
-        """Hold the right to write; give the published state, as `open`, and the function that appends to it.
+    def writing(self) -> Iterator["CubeWriter"]:
+        """Hold the right to write.
 
-        The function takes every array of the growing dimension, encoded as on disk, and shows the new rows in one step.
-        An array with fewer rows than the longest holds the last of them; the rows before are empty. It raises
-        `ProductError` when the cube on disk has another structure, `ConflictError`, with nothing visible, when another
-        writer was first. `StoreError` when another writer doesn't finish.
+        Raises `StoreError` when another writer doesn't finish.
         """
         with self._store.writer(self._path) as confirm:
-            staged = StagedZarr(self._store, self._path, confirm)
-            yield self.open(), partial(self._append, staged)
+            yield CubeWriter(self, StagedZarr(self._store, self._path, confirm))
 
-    def _append(self, staged: StagedZarr, fields: Mapping[str, np.ndarray]) -> None:
+    def grow(self, staged: StagedZarr, fields: Mapping[str, np.ndarray]) -> None:
+        """Write rows that a commit of ``staged`` will show; see `CubeWriter.stage`."""
         if staged.is_empty_store:
             self._create(staged)
         group = zarr.open_group(staged, mode="r+", use_consolidated=False)
         self._check_structure(group)
-        places = {name: array.dims.index(self.dimension) for name, array in self._growing().items()}
+        places = {
+            str(n): a.dims.index(self.dimension)
+            for n, a in self._template.variables.items()
+            if self.dimension in a.dims
+        }
         added = max(fields[name].shape[place] for name, place in places.items())
         for name, place in places.items():
             array = group[name]
             assert isinstance(array, zarr.Array)
             _append_rows(array, place, fields[name], added)
-        staged.commit()
 
-    def _growing(self) -> dict[str, xr.Variable]:
-        return {str(n): array for n, array in self._template.variables.items() if self.dimension in array.dims}
+    def structure(self) -> dict[str, Any]:
+        """Return the metadata that a cube without rows has: the consolidated root document, as JSON."""
+        documents: dict[str, Buffer] = {}
+        self._create(MemoryStore(documents))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(MemoryStore(documents))
+        root: dict[str, Any] = json.loads(documents[ROOT_DOCUMENT].to_bytes())
+        return root
 
     def _create(self, store: StagedZarr | MemoryStore) -> None:
         with warnings.catch_warnings():
@@ -87,7 +96,7 @@ class Cube:
         fresh = MemoryStore()
         self._create(fresh)
         wanted = zarr.open_group(fresh, mode="r", use_consolidated=False)
-        found, expected = (dict(map(self._form, cube.arrays())) for cube in (group, wanted))
+        found, expected = (dict(map(self._form, cube.arrays())) | _described(cube) for cube in (group, wanted))
         if found != expected:
             drifted = sorted(name for name in found | expected if found.get(name) != expected.get(name))
             raise ProductError(
@@ -101,7 +110,40 @@ class Cube:
         dims = getattr(array.metadata, "dimension_names", None) or ()
         sizes = [size for dim, size in zip(dims, array.shape, strict=True) if dim != self.dimension]
         values = [] if self.dimension in dims else np.asarray(array[:]).tolist()
-        return name, (str(array.dtype), dims, sizes, array.chunks, values)
+        return name, (str(array.dtype), dims, sizes, array.chunks, values, array.attrs.asdict())
+
+
+class CubeWriter:
+    """The right to write a cube, while `Cube.writing` gives it: rows are staged first, and shown by the commit."""
+
+    def __init__(self, cube: Cube, staged: StagedZarr) -> None:
+        self._cube = cube
+        self._staged = staged
+        self._has_news = False
+        self.committed = cube.open()
+
+    def stage(self, fields: Mapping[str, np.ndarray]) -> None:
+        """Write new rows where no reader sees them yet: every array of the growing dimension, encoded as on disk.
+
+        An array with fewer rows than the longest holds the last of them; the rows before are empty. Raises
+        `ProductError` when the cube on disk has another structure.
+        """
+        self._cube.grow(self._staged, fields)
+        self._has_news = True
+
+    def commit(self) -> None:
+        """Show what was staged, in one step; nothing when there is nothing.
+
+        Raises `ConflictError`, with nothing visible, when another writer was first.
+        """
+        if self._has_news:
+            self._staged.commit()
+
+
+def _described(group: zarr.Group) -> dict[str, Any]:
+    """Return the attributes of a cube that stay as they are, each under a name of its own."""
+    kept = {name: value for name, value in group.attrs.asdict().items() if name not in LIVING_ATTRIBUTES}
+    return {f"attribute {name}": value for name, value in kept.items()}
 
 
 def _append_rows(array: zarr.Array, place: int, rows: np.ndarray, added: int) -> None:

@@ -9,11 +9,11 @@ from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.errors import DatlstmError
 from datlstm.lease import check_conditional_writes
-from datlstm.products import published_days
+from datlstm.products.forecast import published_days
+from datlstm.products.skill import skill_by_lead
 from datlstm.quality import UNUSABLE, describe
 from datlstm.registry import champion_id
 from datlstm.settings import Settings
-from datlstm.skill import skill_by_lead
 from datlstm.sources import open_source
 from datlstm.store import Store
 

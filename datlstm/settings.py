@@ -30,10 +30,21 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class SubBasin(Frozen):
+    """A named part of a region that is scored by itself: a box in degrees, edges as those of the region."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    south: Annotated[float, Field(ge=-90, le=90)]
+    north: Annotated[float, Field(ge=-90, le=90)]
+    west: Annotated[float, Field(ge=-180, le=180)]
+    east: Annotated[float, Field(ge=-180, le=180)]
+
+
 class Region(Frozen):
     """A box of equal cells in degrees and the rule that makes a cell ocean.
 
-    ``south``, ``north``, ``west`` and ``east`` are the outer edges of the box, longitudes in -180 … 180.
+    ``south``, ``north``, ``west`` and ``east`` are the outer edges of the box, longitudes in -180 … 180. A cell belongs
+    to the first of the ``sub_basins`` that holds its centre, and may belong to none.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
@@ -44,6 +55,7 @@ class Region(Frozen):
     east: Annotated[float, Field(ge=-180, le=180)]
     resolution: PositiveFloat
     minimum_ocean_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    sub_basins: tuple[SubBasin, ...] = ()
 
     @model_validator(mode="after")
     def _box_holds_whole_cells(self) -> Self:
@@ -240,6 +252,38 @@ class ForecastSettings(Frozen):
     maximum_missing_inputs: Annotated[int, Field(ge=0)] = 3
 
 
+class HeatwaveSettings(Frozen):
+    """Years whose days make the marine heatwave climatology and threshold.
+
+    Unset: the archive's whole years, the last 30 at most. With fewer than ``minimum_years`` no category is told.
+    """
+
+    first_year: int | None = None
+    last_year: int | None = None
+    minimum_years: PositiveInt = 2
+
+
+class ProductSettings(Frozen):
+    """What is derived from a forecast: the temperatures, °C, whose crossing is flagged, and marine heatwaves."""
+
+    warm_celsius: tuple[float, ...] = (24.0, 28.0, 30.0)
+    freezing_celsius: float = -1.8
+    heatwave: HeatwaveSettings = HeatwaveSettings()
+
+
+class RetentionSettings(Frozen):
+    """What maintenance takes away, counted from the night it runs for; unset keeps for ever.
+
+    Forecasts and scores always stay. Archive states older than ``archive_states_days`` go, but for those that a bundle
+    was trained on; training cubes but for the newest ``training_cubes``.
+    """
+
+    netcdf_days: PositiveInt | None = None
+    quicklook_days: PositiveInt | None = None
+    archive_states_days: PositiveInt | None = 400
+    training_cubes: PositiveInt = 2
+
+
 class Settings(Frozen):
     """Everything one region's service needs to know, but for secrets."""
 
@@ -252,6 +296,8 @@ class Settings(Frozen):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     forecast: ForecastSettings = ForecastSettings()
+    products: ProductSettings = ProductSettings()
+    retention: RetentionSettings = RetentionSettings()
     dask_scheduler: str | None = None
 
     def replace(self, **sections: Any) -> Self:

@@ -5,7 +5,7 @@ from datetime import date
 from prefect.logging import get_run_logger
 
 from datlstm.ladder import nightly_forecast
-from datlstm.products import publish_forecast
+from datlstm.products.forecast import publish_forecast
 from datlstm.settings import load_settings
 from tasks.step import step
 

@@ -4,8 +4,8 @@ from datetime import date
 
 from prefect.logging import get_run_logger
 
+from datlstm.products.skill import verify
 from datlstm.settings import load_settings
-from datlstm.skill import verify
 from tasks.step import step
 
 

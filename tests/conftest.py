@@ -13,7 +13,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from datlstm.ingest import ingest
 from datlstm.ladder import nightly_forecast
-from datlstm.products import publish_forecast
+from datlstm.products.forecast import publish_forecast
 from datlstm.registry import promote
 from datlstm.settings import Settings, load_settings
 from datlstm.sources import open_source

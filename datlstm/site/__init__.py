@@ -8,9 +8,9 @@ from datlstm.archive import Archive
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource
 from datlstm.plots import quicklook
-from datlstm.products import FORECAST_PATH, published_days, read_init
+from datlstm.products.forecast import FORECAST_PATH, published_days, read_init
+from datlstm.products.skill import FORECASTERS, SKILL_PATH, skill_by_lead
 from datlstm.settings import Settings
-from datlstm.skill import FORECASTERS, SKILL_PATH, skill_by_lead
 from datlstm.store import Store
 
 LATEST = "latest.json"

@@ -93,12 +93,12 @@ def cube_at(url: str) -> Cube:
 
 def publish(url: str, day: date, model: str) -> None:
     """Publish one init after a gap, if need be, as the service does: never twice, never before the newest."""
-    with cube_at(url).writing() as (committed, append):
-        newest = None if committed is None else days_of(committed)[-1]
+    with cube_at(url).writing() as writer:
+        newest = None if writer.committed is None else days_of(writer.committed)[-1]
         if newest is not None and day <= newest:
             raise ProductError(f"{newest} is there")
         first = day if newest is None else newest + timedelta(days=1)
-        append(
+        writer.stage(
             {
                 INIT_TIME: np.arange((first - daily.EPOCH).days, (day - daily.EPOCH).days + 1, dtype="int32"),
                 "sst": np.full((1, 3), 270 + day.toordinal() % 1000, "float32"),
@@ -106,6 +106,7 @@ def publish(url: str, day: date, model: str) -> None:
                 "model_id": np.array([f"{model} {day}"], np.dtypes.StringDType()),
             }
         )
+        writer.commit()
 
 
 def days_of(state: xr.Dataset) -> list[date]:

@@ -17,7 +17,7 @@ from datlstm import store as store_module
 from datlstm.errors import StoreError
 from datlstm.ladder import nightly_forecast
 from datlstm.lease import LEASE_SECONDS
-from datlstm.products import forecast_cube, publish_forecast
+from datlstm.products.forecast import forecast_cube, publish_forecast
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
 from tests.conftest import LAST_DAY

@@ -14,7 +14,7 @@ from prefect.settings import get_current_settings
 
 from datlstm.archive import Archive
 from datlstm.errors import PermanentSourceError
-from datlstm.products import published_days
+from datlstm.products.forecast import published_days
 from datlstm.settings import load_settings
 from datlstm.synthetic.marine_store import MarineStore
 from datlstm.synthetic.marine_store.world import ostia_world

@@ -12,7 +12,7 @@ import tenacity.nap
 from datlstm import ingest, patience
 from datlstm.bundle import Bundle
 from datlstm.ladder import nightly_forecast
-from datlstm.products import publish_forecast
+from datlstm.products.forecast import publish_forecast
 from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store

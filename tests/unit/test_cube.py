@@ -60,8 +60,9 @@ def fields(kelvin: float, model: str = "m", inits: int = 1, day: date = FIRST, g
 
 
 def write(cube: Cube, rows: dict[str, np.ndarray]) -> None:
-    with cube.writing() as (_, append):
-        append(rows)
+    with cube.writing() as writer:
+        writer.stage(rows)
+        writer.commit()
 
 
 def bare(url: str, **options: Any) -> xr.Dataset:
@@ -134,13 +135,15 @@ def test_a_gap_is_explicit(store_url: str) -> None:
 
 def test_a_writer_is_given_the_published_state_and_may_leave_it_so(store_url: str) -> None:
     cube = cube_at(store_url)
-    with cube.writing() as (committed, _):
-        assert committed is None
+    with cube.writing() as writer:
+        assert writer.committed is None
+        writer.commit()
     assert cube.open() is None
     write(cube, fields(280))
-    with cube.writing() as (committed, _):
-        assert committed is not None
-        xr.testing.assert_identical(committed.load(), bare(store_url))
+    with cube.writing() as writer:
+        assert writer.committed is not None
+        xr.testing.assert_identical(writer.committed.load(), bare(store_url))
+        writer.commit()
     assert days_of(bare(store_url)) == ["2024-01-10"]
 
 
@@ -171,9 +174,10 @@ def test_every_one_of_many_writers_at_once_appends_or_says_that_it_did_not(store
     def append_after_what_is_there(i: int) -> int | None:
         cube = Cube(Store(store_url), "c.zarr", template(), ENCODING)
         try:
-            with cube.writing() as (committed, append):
-                day = FIRST.toordinal() + (0 if committed is None else committed.sizes[INIT_TIME])
-                append(fields(280 + i, f"model {i}", day=date.fromordinal(day)))
+            with cube.writing() as writer:
+                day = FIRST.toordinal() + (0 if writer.committed is None else writer.committed.sizes[INIT_TIME])
+                writer.stage(fields(280 + i, f"model {i}", day=date.fromordinal(day)))
+                writer.commit()
         except ConflictError:
             return None
         return i

@@ -12,10 +12,10 @@ from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.bundle import WEIGHTS, Bundle
 from datlstm.doctor import Check, examine
 from datlstm.ladder import nightly_forecast
-from datlstm.products import publish_forecast
+from datlstm.products.forecast import publish_forecast
+from datlstm.products.skill import skill_by_lead, verify
 from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings
-from datlstm.skill import skill_by_lead, verify
 from datlstm.store import Store
 from tests.fake_source import FakeSource, record
 

@@ -14,7 +14,7 @@ import zarr
 
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource, NightlyForecast, nightly_forecast
-from datlstm.products import export_netcdf, forecast_cube, publish_forecast, published_days, read_init
+from datlstm.products.forecast import export_netcdf, forecast_cube, publish_forecast, published_days, read_init
 from datlstm.settings import Settings
 from datlstm.store import Store
 

@@ -10,9 +10,9 @@ import xarray as xr
 
 from datlstm.archive import FIELDS, Archive
 from datlstm.ladder import nightly_forecast
-from datlstm.products import publish_forecast, read_init
+from datlstm.products.forecast import publish_forecast, read_init
+from datlstm.products.skill import FORECASTERS, skill_by_lead, skill_cube, standing_skill, verify
 from datlstm.settings import Settings
-from datlstm.skill import FORECASTERS, skill_by_lead, skill_cube, standing_skill, verify
 from datlstm.staged import StagedZarr
 from datlstm.store import Store
 from datlstm.verification import pooled_rmse
@@ -98,11 +98,11 @@ def test_running_twice_writes_nothing(published: Settings) -> None:
 def test_a_revised_truth_is_scored_again_and_only_where_it_counts(
     published: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datlstm.skill.now_seconds", lambda: 1_000)
+    monkeypatch.setattr("datlstm.products.skill.now_seconds", lambda: 1_000)
     verify(published, ALL_TRUE)
     before, day = scores(published), FIRST + timedelta(days=8)
     revise(published, day, 0.5)
-    monkeypatch.setattr("datlstm.skill.now_seconds", lambda: 2_000)
+    monkeypatch.setattr("datlstm.products.skill.now_seconds", lambda: 2_000)
     report = verify(published, ALL_TRUE)
     after = scores(published)
     touched = np.array([[init + timedelta(days=lead) == day for lead in range(1, LEADS + 1)] for init in INITS])
@@ -164,7 +164,7 @@ def test_replaying_an_earlier_night_keeps_every_score(published: Settings) -> No
 
 
 def test_nights_in_turn_end_where_one_late_night_ends(published: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datlstm.skill.now_seconds", lambda: 1_000)
+    monkeypatch.setattr("datlstm.products.skill.now_seconds", lambda: 1_000)
     for night in (3, 6, N_INITS + LEADS):
         verify(published, FIRST + timedelta(days=night))
     in_turn = scores(published)

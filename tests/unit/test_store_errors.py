@@ -24,7 +24,7 @@ from datlstm import daily
 from datlstm.archive import FIELDS, Archive
 from datlstm.cube import Cube
 from datlstm.errors import StoreError
-from datlstm.products import INIT_TIME
+from datlstm.products.forecast import INIT_TIME
 from datlstm.quality import DayQuality
 from datlstm.settings import Settings
 from datlstm.store import Store
@@ -43,8 +43,9 @@ def cube_at(url: str) -> Cube:
 
 
 def write_cube(url: str) -> None:
-    with cube_at(url).writing() as (_, append):
-        append({INIT_TIME: np.array([(DAY - daily.EPOCH).days], "int32"), "sst": np.full(1, 280, "float32")})
+    with cube_at(url).writing() as writer:
+        writer.stage({INIT_TIME: np.array([(DAY - daily.EPOCH).days], "int32"), "sst": np.full(1, 280, "float32")})
+        writer.commit()
 
 
 def write_archive(settings: Settings, value: float) -> None:

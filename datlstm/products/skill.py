@@ -18,7 +18,7 @@ from datlstm.bundle import Bundle
 from datlstm.clock import now_seconds
 from datlstm.cube import Cube
 from datlstm.forecasting import reference_forecasts
-from datlstm.products import INIT_TIME, forecast_cube, published_days
+from datlstm.products.forecast import INIT_TIME, forecast_cube, published_days
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.verification import DEFINITIONS_VERSION, pooled_rmse, score, valid_truth
@@ -67,10 +67,11 @@ def verify(settings: Settings, forecast_date: date) -> VerificationReport:
     if not due:
         return VerificationReport()
     scored = _score(settings, due, forecast_date)
-    with skill_cube(settings).writing() as (committed, append):
-        news = _news(scored, _standing(_template(settings) if committed is None else committed))
+    with skill_cube(settings).writing() as writer:
+        news = _news(scored, _standing(_template(settings) if writer.committed is None else writer.committed))
         if news.sizes[INIT_TIME]:
-            append(_rows(news))
+            writer.stage(_rows(news))
+            writer.commit()
     written = news[INIT_TIME].values.astype("datetime64[D]").astype(object).tolist()
     return VerificationReport(written, [init for init in due if init not in written])
 

@@ -45,10 +45,11 @@ def publish_forecast(settings: Settings, made: NightlyForecast) -> Outcome:
     warning. Raises `ProductError` for an init before the newest that has none, and for a cube of another structure.
     """
     cube = forecast_cube(settings)
-    with cube.writing() as (committed, append):
-        standing = _init(committed, made.init_day)
+    with cube.writing() as writer:
+        standing = _init(writer.committed, made.init_day)
         if standing is None:
-            append(_rows(settings, made, _new_days(cube, committed, made.init_day)))
+            writer.stage(_rows(settings, made, _new_days(cube, writer.committed, made.init_day)))
+            writer.commit()
             return "published"
     if _is_same(standing, made):
         return "unchanged"
