@@ -49,7 +49,8 @@ class Cube:
         """Return the published state, lazily, or None before the first write."""
         if self._store.read(f"{self._path}/{ROOT_DOCUMENT}") is None:
             return None
-        return xr.open_zarr(self._store.zarr(self._path, read_only=True), chunks=None, decode_timedelta=False)
+        store = self._store.zarr(self._path, read_only=True)
+        return xr.open_zarr(store, chunks=None, decode_timedelta=False, zarr_format=3, consolidated=True)
 
     @contextmanager
     def writing(self) -> Iterator["CubeWriter"]:
@@ -58,10 +59,12 @@ class Cube:
         Raises `StoreError` when another writer doesn't finish.
         """
         with self._store.writer(self._path) as confirm:
-            yield CubeWriter(self, StagedZarr(self._store, self._path, confirm))
+            staged = StagedZarr(self._store, self._path, confirm)
+            yield CubeWriter(self, staged)
+            staged.follow_up()
 
-    def grow(self, staged: StagedZarr, fields: Mapping[str, np.ndarray]) -> None:
-        """Write rows that a commit of ``staged`` will show; see `CubeWriter.stage`."""
+    def grow(self, staged: StagedZarr, fields: Mapping[str, np.ndarray]) -> int:
+        """Write rows that a commit of ``staged`` will show and return their number; see `CubeWriter.stage`."""
         if staged.is_empty_store:
             self._create(staged)
         group = zarr.open_group(staged, mode="r+", use_consolidated=False)
@@ -76,6 +79,7 @@ class Cube:
             array = group[name]
             assert isinstance(array, zarr.Array)
             _append_rows(array, place, fields[name], added)
+        return added
 
     def structure(self) -> dict[str, Any]:
         """Return the metadata that a cube without rows has: the consolidated root document, as JSON."""
@@ -119,7 +123,8 @@ class CubeWriter:
     def __init__(self, cube: Cube, staged: StagedZarr) -> None:
         self._cube = cube
         self._staged = staged
-        self._has_news = False
+        self._staged_rows = 0
+        self.url = cube.url
         self.committed = cube.open()
 
     def stage(self, fields: Mapping[str, np.ndarray]) -> None:
@@ -128,15 +133,20 @@ class CubeWriter:
         An array with fewer rows than the longest holds the last of them; the rows before are empty. Raises
         `ProductError` when the cube on disk has another structure.
         """
-        self._cube.grow(self._staged, fields)
-        self._has_news = True
+        self._staged_rows = self._cube.grow(self._staged, fields)
+
+    @property
+    def length(self) -> int:
+        """Number of rows once everything staged is committed."""
+        rows = 0 if self.committed is None else self.committed.sizes[self._cube.dimension]
+        return rows + self._staged_rows
 
     def commit(self) -> None:
         """Show what was staged, in one step; nothing when there is nothing.
 
         Raises `ConflictError`, with nothing visible, when another writer was first.
         """
-        if self._has_news:
+        if self._staged_rows:
             self._staged.commit()
 
 

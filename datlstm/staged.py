@@ -32,6 +32,7 @@ class StagedZarr(WrapperStore[ZarrStore]):
         self._home = store
         self._root_path = f"{path}/{ROOT_DOCUMENT}"
         self._confirm = confirm
+        self._is_behind = False
         self._version: str | None
         root, self._version = store.read_versioned(self._root_path)
         self._documents = {} if root is None else _documents_of(root, store.url_of(self._root_path))
@@ -42,20 +43,26 @@ class StagedZarr(WrapperStore[ZarrStore]):
         return ROOT_DOCUMENT not in self._documents
 
     def commit(self) -> None:
-        """Make the change visible: the consolidated root document, then the arrays' own documents.
+        """Make the change visible with one write, of the consolidated root document.
 
         Raises `ConflictError`, with nothing visible, when the root document is no longer the one that was read.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             zarr.consolidate_metadata(self)
-        root = self._documents.pop(ROOT_DOCUMENT)
         self._confirm()
-        self._version = self._home.write_if(self._root_path, root.to_bytes(), self._version)
-        for key, document in self._documents.items():
-            self._confirm()
-            sync(self._store.set(key, document))
-        self._documents[ROOT_DOCUMENT] = root
+        self._version = self._home.write_if(
+            self._root_path, self._documents[ROOT_DOCUMENT].to_bytes(), self._version
+        )
+        self._is_behind = True
+
+    def follow_up(self) -> None:
+        """Bring the arrays' own documents up to what was committed, for readers that don't ask the root document."""
+        for key, document in self._documents.items() if self._is_behind else ():
+            if key != ROOT_DOCUMENT:
+                self._confirm()
+                sync(self._store.set(key, document))
+        self._is_behind = False
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a held-back document, or a chunk from the store."""

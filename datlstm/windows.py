@@ -73,6 +73,7 @@ def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Per
                 staged, zarr_format=3, consolidated=False, encoding={"anomaly": {"_FillValue": nan, "fill_value": nan}}
             )
             staged.commit()
+            staged.follow_up()
     return path
 
 

@@ -10,8 +10,9 @@ from flows.backfill import backfill
 from flows.retrain import retrain
 from tasks.bootstrap import lacks_model, missing_history
 from tasks.forecast import make_forecast
-from tasks.ingest import ingest_days, outcome
-from tasks.publish import publish_pages, report_night
+from tasks.ingest import ingest_days
+from tasks.outcome import result_of, told
+from tasks.publish import publish_night, report_night
 from tasks.verify import score_forecasts
 
 
@@ -23,7 +24,7 @@ def run_name() -> str:
 
 @flow(name="nightly", result_serializer="json", flow_run_name=run_name)
 def nightly(forecast_date: date | None = None, settings: str | None = None, bootstrap: bool = False) -> str:
-    """Ingest what is new, forecast, score what can be scored, publish; return the page's URL.
+    """Ingest what is new, forecast, score what can be scored, publish; return what became visible.
 
     Args:
         forecast_date: The night, UTC; input are the days before it. Default: today. Any past night can be run again.
@@ -34,13 +35,14 @@ def nightly(forecast_date: date | None = None, settings: str | None = None, boot
     if bootstrap:
         fill_and_train(settings, night)
     ingested = ingest_days(settings, night, return_state=True)
-    init_day = make_forecast(settings, night)
-    verified = score_forecasts(settings, night)
-    page = publish_pages(settings)
-    report_night(night, outcome(ingested), init_day, verified, page)
-    # The forecast went out whatever the source did; the night still fails when the ingest did, so that somebody looks.
-    ingested.result()
-    return page
+    forecast = make_forecast(settings, night, return_state=True)
+    scores = score_forecasts(settings, night, return_state=True)
+    published = publish_night(settings, result_of(forecast), result_of(scores), return_state=True)
+    report_night(night, told(ingested), told(published))
+    # What could go out went out; the night still fails when a step did, so that somebody looks.
+    for state in (forecast, scores, published, ingested):
+        state.result()
+    return told(published)
 
 
 def fill_and_train(settings: str | None, night: date) -> None:

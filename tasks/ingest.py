@@ -5,7 +5,6 @@ from time import monotonic
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
-from prefect.states import State
 from tqdm import tqdm
 
 from datlstm import ingest as library
@@ -38,11 +37,6 @@ def ingest_days(settings_name: str | None, forecast_date: date) -> str:
         raise
     get_run_logger().info("%s", report)
     return "<br>".join([str(report), *report.problems])
-
-
-def outcome(ingested: State[str]) -> str:
-    """Return in one line what came of `ingest_days`, failed or not."""
-    return ingested.result() if ingested.is_completed() else f"**failed**: {ingested.message}"
 
 
 @step()
