@@ -51,9 +51,7 @@ class StagedZarr(WrapperStore[ZarrStore]):
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             zarr.consolidate_metadata(self)
         self._confirm()
-        self._version = self._home.write_if(
-            self._root_path, self._documents[ROOT_DOCUMENT].to_bytes(), self._version
-        )
+        self._version = self._home.write_if(self._root_path, self._documents[ROOT_DOCUMENT].to_bytes(), self._version)
         self._is_behind = True
 
     def follow_up(self) -> None:

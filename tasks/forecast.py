@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from datlstm.lineage import record_settings
 from prefect.logging import get_run_logger
 
 from datlstm.drafts import save_draft
@@ -9,7 +10,6 @@ from datlstm.ladder import nightly_forecast
 from datlstm.products.forecast import draft_forecast
 from datlstm.settings import load_settings
 from datlstm.store import Store
-from datlstm.versions import record_settings
 from tasks.step import step
 
 

@@ -16,8 +16,8 @@ from tasks.step import step
 def publish_night(settings_name: str | None, forecast: str | None, scores: str | None) -> str:
     """Publish drafts, as far as there are any, with all that is made of them; return in one line what became visible.
 
-    Raises `ProductError` for a refused forecast and when nothing was ever published; `ConflictError` when another writer
-    was first.
+    Raises `ProductError` for a refused forecast and when nothing was ever published; `ConflictError` when another
+    writer was first.
     """
     settings = load_settings(settings_name)
     store = Store(settings.store)

@@ -2,10 +2,10 @@
 
 from datetime import date
 
+from datlstm.products.scoring import score
 from prefect.logging import get_run_logger
 
 from datlstm.drafts import save_draft
-from datlstm.products.scoring import score
 from datlstm.settings import load_settings
 from datlstm.store import Store
 from tasks.step import step
@@ -13,7 +13,7 @@ from tasks.step import step
 
 @step()
 def score_forecasts(settings_name: str | None, forecast_date: date) -> str | None:
-    """Score against every truth before ``forecast_date`` that is new or revised; return the path of the draft, if any."""
+    """Score against every truth before ``forecast_date`` that is new or revised; return the draft's path, if any."""
     settings = load_settings(settings_name)
     scores = score(settings, forecast_date)
     if scores is None:

@@ -13,7 +13,6 @@ from prefect.testing.utilities import prefect_test_harness
 
 from datlstm.ingest import ingest
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import publish_forecast
 from datlstm.registry import promote
 from datlstm.settings import Settings, load_settings
 from datlstm.sources import open_source
@@ -21,6 +20,7 @@ from datlstm.store import Store
 from datlstm.store_server import StoreServer
 from datlstm.synthetic.fence import fence_to_loopback
 from datlstm.training import prepare, retrain
+from tests.nights import publish_forecast
 
 # Whatever a test does, no Python code of this process leaves the machine.
 fence_to_loopback()

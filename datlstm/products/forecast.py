@@ -2,7 +2,7 @@
 
 import logging
 from datetime import date, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from datlstm.cube import Cube, CubeWriter
 from datlstm.errors import ProductError
 from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource, NightlyForecast
+from datlstm.lineage import code_version, settings_hash
 from datlstm.products.derived import OBSERVED_DAYS, derive
 from datlstm.products.heatwave import baseline as heatwave_baseline
 from datlstm.products.structure import (
@@ -27,7 +28,6 @@ from datlstm.products.structure import (
 )
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.versions import code_version, settings_hash
 
 FORECAST_PATH = "forecast.zarr"
 ICE_THRESHOLD = 0.15
@@ -74,7 +74,9 @@ def draft_forecast(settings: Settings, made: NightlyForecast) -> xr.Dataset:
     template = forecast_template(settings, Grid.from_region(settings.region))
     coords = {INIT_TIME: init_time, "valid_time": ("lead_time", valid_time)}
     coords |= {name: template[name] for name in FIELDS[1:]}
-    values = {name: (field.dims, field.values) for name, field in fields.items()} | {n: ((), v) for n, v in lineage.items()}
+    values = {name: (field.dims, field.values) for name, field in fields.items()} | {
+        n: ((), v) for n, v in lineage.items()
+    }
     init = xr.Dataset(values, coords, template.attrs)
     for name in init.variables:
         init[name].attrs = template[name].attrs
@@ -88,7 +90,7 @@ def stage_forecast(writer: CubeWriter, draft: xr.Dataset) -> tuple[Outcome, xr.D
     warning. Raises `ProductError` for an init before the newest that has none, and for a cube of another structure.
     """
     day = day_of(draft)
-    standing = _init(writer.committed, day)
+    standing = init_in(writer.committed, day)
     if standing is None:
         writer.stage(_rows(draft, _new_days(writer, day)))
         return "published", draft
@@ -111,10 +113,15 @@ def day_of(init: xr.Dataset) -> date:
 
 def read_init(settings: Settings, init_day: date) -> xr.Dataset | None:
     """Return one published init, loaded, or None when there is no forecast from that day."""
-    return _init(forecast_cube(settings).open(), init_day)
+    return init_in(forecast_cube(settings).open(), init_day)
 
 
-def published_days(cube: xr.Dataset | None) -> list[date]:
+def published_days(settings: Settings) -> list[date]:
+    """Return the init days that have a forecast, ascending."""
+    return days_in(forecast_cube(settings).open())
+
+
+def days_in(cube: xr.Dataset | None) -> list[date]:
     """Return the init days of an opened cube that have a forecast, ascending."""
     if cube is None:
         return []
@@ -122,7 +129,8 @@ def published_days(cube: xr.Dataset | None) -> list[date]:
     return list(days.astype("datetime64[D]").astype(object))
 
 
-def _init(cube: xr.Dataset | None, init_day: date) -> xr.Dataset | None:
+def init_in(cube: xr.Dataset | None, init_day: date) -> xr.Dataset | None:
+    """Return one init of an opened cube, loaded, or None when there is no forecast from that day."""
     if cube is None or np.datetime64(init_day, "ns") not in cube[INIT_TIME].values:
         return None
     init = cube.sel({INIT_TIME: np.datetime64(init_day, "ns")}).load()

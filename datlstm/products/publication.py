@@ -7,23 +7,18 @@ only grow, the lengths it names select exactly what was there when it was writte
 all of it. A killed publication is completed by the next.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
 import xarray as xr
 
 from datlstm.errors import ProductError
-from datlstm.plots import quicklook
 from datlstm.products.forecast import Outcome, day_of, forecast_cube, init_of, published_days, stage_forecast
-from datlstm.products.latest import LATEST, latest
-from datlstm.products.netcdf import netcdf_bytes
-from datlstm.products.skill import SUMMARY, skill_cube, stage_scores, standing, summary
-from datlstm.products.stac import documents
-from datlstm.products.structure import INIT_TIME
+from datlstm.products.skill import skill_cube, stage_scores
 from datlstm.settings import Settings
-from datlstm.site import PAGE, page, title
-from datlstm.store import Store, as_json
+from datlstm.site import PAGE
+from datlstm.store import Store
 
 
 @dataclass(frozen=True)

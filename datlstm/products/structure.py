@@ -9,7 +9,7 @@ from datlstm import daily
 from datlstm.archive import LAND, SEA, Archive
 from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource
-from datlstm.products.derived import variables
+from datlstm.products.derived import DerivedVariable, variables
 from datlstm.settings import Settings
 
 INIT_TIME = "init_time"
@@ -141,12 +141,14 @@ def forecast_encoding(settings: Settings, grid: Grid) -> dict[str, dict[str, Any
         "sst": cube,
         "sst_anomaly": cube,
         "mask": {"chunks": (1, *grid.shape)},
-        **{
-            name: {"chunks": cube["chunks"], "_FillValue": variable.fill_value, "fill_value": variable.fill_value}
-            for name, variable in variables(settings).items()
-        },
+        **{name: {"chunks": cube["chunks"], **_fill(variable)} for name, variable in variables(settings).items()},
         **dict.fromkeys(("forecast_source", *LINEAGE_TEXT, *LINEAGE_COUNTS), scalar),
         "created_at": {**scalar, "units": daily.SECOND_UNITS, "dtype": "int64"},
         INIT_TIME: {**scalar, **days},
         "valid_time": {"chunks": (daily.LARGE_CHUNK, settings.model.lead_days), **days, **NO_DAY},
     }
+
+
+def _fill(variable: DerivedVariable) -> dict[str, Any]:
+    value = np.dtype(variable.dtype).type(variable.fill_value)
+    return {"fill_value": value} | ({"_FillValue": value} if variable.fill_is_missing else {})

@@ -17,11 +17,12 @@ from datlstm import store as store_module
 from datlstm.errors import StoreError
 from datlstm.ladder import nightly_forecast
 from datlstm.lease import LEASE_SECONDS
-from datlstm.products.forecast import forecast_cube, publish_forecast
+from datlstm.products.forecast import forecast_cube
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
 from tests.conftest import LAST_DAY
 from tests.faults.publisher import FIRST, WRITES, Killed, Mortal, check_whole, cube_at, publish
+from tests.nights import publish_forecast
 
 Attempt = Callable[[Callable[[], object], int | None], int]
 ROOT = Path(__file__).parents[2]

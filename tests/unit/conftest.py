@@ -12,12 +12,12 @@ import tenacity.nap
 from datlstm import ingest, patience
 from datlstm.bundle import Bundle
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import publish_forecast
 from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
 from datlstm.training import prepare, retrain
 from datlstm.verification import skill_card
+from tests.nights import publish_forecast
 
 FIRST_INIT = date(2024, 5, 20)
 N_INITS = 6

@@ -14,9 +14,10 @@ import zarr
 
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource, NightlyForecast, nightly_forecast
-from datlstm.products.forecast import export_netcdf, forecast_cube, publish_forecast, published_days, read_init
+from datlstm.products.forecast import export_netcdf, forecast_cube, published_days, read_init
 from datlstm.settings import Settings
 from datlstm.store import Store
+from tests.nights import publish_forecast
 
 FIRST, N_INITS, LEADS = date(2024, 5, 20), 6, 4
 FIELDS = ("init_time", "lead_time", "latitude", "longitude")

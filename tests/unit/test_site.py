@@ -8,11 +8,12 @@ import pytest
 
 from datlstm.errors import ProductError
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import publish_forecast, published_days
+from datlstm.products.forecast import published_days
 from datlstm.products.skill import skill_by_lead, verify
 from datlstm.settings import Settings
 from datlstm.site import publish_site
 from datlstm.store import Store
+from tests.nights import publish_forecast
 
 
 def page(settings: Settings) -> str:

@@ -10,12 +10,13 @@ import xarray as xr
 
 from datlstm.archive import FIELDS, Archive
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import publish_forecast, read_init
+from datlstm.products.forecast import read_init
 from datlstm.products.skill import FORECASTERS, skill_by_lead, skill_cube, standing_skill, verify
 from datlstm.settings import Settings
 from datlstm.staged import StagedZarr
 from datlstm.store import Store
 from datlstm.verification import pooled_rmse
+from tests.nights import publish_forecast
 
 FIRST, N_INITS, LEADS = date(2024, 5, 20), 6, 4
 INITS = [FIRST + timedelta(days=i) for i in range(N_INITS)]
