@@ -15,6 +15,7 @@ from datlstm.cube import Cube
 from datlstm.errors import ProductError
 from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource, NightlyForecast
+from datlstm.lineage import code_version, record_settings, settings_hash
 from datlstm.settings import Settings
 from datlstm.store import Store
 
@@ -26,6 +27,7 @@ ICE_THRESHOLD = 0.15
 # What a gap in the axis has for a day: decoders show it as not a time.
 NO_DAY = {"_FillValue": np.iinfo("int32").min, "fill_value": np.iinfo("int32").min}
 FIELDS = (INIT_TIME, "lead_time", "latitude", "longitude")
+_NAMES = ("model_id", "archive_snapshot", "settings_hash", "code_version")
 _COUNTS = ("input_age_days", "n_missing_inputs")
 Outcome = Literal["published", "kept", "unchanged"]
 
@@ -48,6 +50,7 @@ def publish_forecast(settings: Settings, made: NightlyForecast) -> Outcome:
     with cube.writing() as writer:
         standing = _init(writer.committed, made.init_day)
         if standing is None:
+            record_settings(settings)
             writer.stage(_rows(settings, made, _new_days(cube, writer.committed, made.init_day)))
             writer.commit()
             return "published"
@@ -84,7 +87,7 @@ def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
     if init is None:
         raise ProductError(f"no forecast was published from {init_day}: see `datlstm status` for those that were")
     valid = init["valid_time"].values
-    lineage = {name: init[name].item() for name in ("model_id", "archive_snapshot", *_COUNTS)}
+    lineage = {name: init[name].item() for name in (*_NAMES, *_COUNTS)}
     attributes = {
         **lineage,
         "time_coverage_start": f"{str(valid.min())[:19]}Z",
@@ -135,11 +138,13 @@ def _rows(settings: Settings, made: NightlyForecast, days: np.ndarray) -> dict[s
         INIT_TIME: days.astype("int32"),
         "sst": made.sst.values.astype("float32")[None],
         "sst_anomaly": anomaly.values.astype("float32")[None],
-        "mask": _mask(settings, made)[None],
+        "mask": surface_mask(settings, made.init_day, made.snapshot_id)[None],
         "valid_time": (days[-1] + leads)[None],
         "forecast_source": np.array([made.source], "int8"),
         "model_id": np.array([made.bundle.id], text),
         "archive_snapshot": np.array([made.snapshot_id], text),
+        "settings_hash": np.array([settings_hash(settings)], text),
+        "code_version": np.array([code_version()], text),
         "input_age_days": np.array([made.input_age_days], "int16"),
         "n_missing_inputs": np.array([made.n_missing_inputs], "int16"),
         "created_at": np.array([now_seconds()], "int64"),
@@ -154,8 +159,9 @@ def _is_same(standing: xr.Dataset, made: NightlyForecast) -> bool:
     )
 
 
-def _mask(settings: Settings, made: NightlyForecast) -> np.ndarray:
-    state = Archive(settings).read(made.init_day, made.init_day, made.snapshot_id).isel(time=0).load()
+def surface_mask(settings: Settings, init_day: date, snapshot_id: str) -> np.ndarray:
+    """Return sea, land and ice ``(latitude, longitude)`` int8 on a day, as an archive state has them."""
+    state = Archive(settings).read(init_day, init_day, snapshot_id).isel(time=0).load()
     ice = (state["sea_ice_fraction"] >= ICE_THRESHOLD) & (state["mask"] == SEA)
     return np.asarray(state["mask"].values | np.where(ice.values, ICE, 0), "int8")
 
@@ -176,6 +182,8 @@ def _template(settings: Settings, grid: Grid) -> xr.Dataset:
         ),
         "model_id": (INIT_TIME, text, {"long_name": "bundle that made the forecast"}),
         "archive_snapshot": (INIT_TIME, text, {"long_name": "archive state the forecast was made from"}),
+        "settings_hash": (INIT_TIME, text, {"long_name": "settings the forecast was made with"}),
+        "code_version": (INIT_TIME, text, {"long_name": "code that made the forecast"}),
         "input_age_days": (
             INIT_TIME,
             np.zeros(0, "int16"),
@@ -269,9 +277,7 @@ def _encoding(settings: Settings, grid: Grid) -> dict[str, dict[str, Any]]:
         "sst": cube,
         "sst_anomaly": cube,
         "mask": {"chunks": (1, *grid.shape)},
-        **dict.fromkeys(
-            ("forecast_source", "model_id", "archive_snapshot", "input_age_days", "n_missing_inputs"), scalar
-        ),
+        **dict.fromkeys(("forecast_source", *_NAMES, *_COUNTS), scalar),
         "created_at": {**scalar, "units": daily.SECOND_UNITS, "dtype": "int64"},
         INIT_TIME: {**scalar, **days},
         "valid_time": {"chunks": (daily.LARGE_CHUNK, settings.model.lead_days), **days, **NO_DAY},
