@@ -1,8 +1,8 @@
 """The versioned SST archive: an Icechunk repository in which one night is one commit and every state has an id."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +23,7 @@ from datlstm.store import Store, explained
 
 PATH = "archive"
 BRANCH = "main"
+TAG = "kept-"
 # It warns at every opening that local commits race; here a lock lets one writer in at a time.
 icechunk.set_logs_filter("error")
 FORMAT_VERSION = 2
@@ -53,6 +54,15 @@ class UpsertReport:
     def changed(self) -> bool:
         """Tell whether the archive is another one than before."""
         return bool(self.added or self.revised or self.absent)
+
+
+@dataclass(frozen=True)
+class ExpiryReport:
+    """How many states an expiry took away and left, and the ids it was to keep that the archive does not have."""
+
+    expired: int
+    left: int
+    unknown: list[str] = field(default_factory=list)
 
 
 class Archive:
@@ -97,9 +107,10 @@ class Archive:
         """
         return self._open(snapshot_id)
 
-    def provenance(self) -> pd.DataFrame:
+    def provenance(self, snapshot_id: str | None = None) -> pd.DataFrame:
         """Return of each day since the archive's first, by calendar day: quality, source_product, source_version."""
-        stored = self._open(None)[list(PER_DAY)].load()
+        with explained(self._store.url_of(PATH)):
+            stored = self._open(snapshot_id)[list(PER_DAY)].load()
         columns = {name: stored[name].values.astype(object) for name in PER_DAY}
         return pd.DataFrame(columns, index=stored["time"].values.astype("datetime64[D]").astype(object))
 
@@ -157,6 +168,25 @@ class Archive:
             zarr.open_group(session.store, mode="r+").attrs["attribution"] = attribution
             message = f"{first} … {last}: {len(report.added)} days added, {len(report.revised)} revised"
             return replace(report, snapshot_id=self._commit(session, message))
+
+    def expire(self, committed_before: datetime, keep: Iterable[str]) -> ExpiryReport:
+        """Take away the states committed before an instant, with every object that only they needed.
+
+        The newest state always stays, and so does, for ever, each state whose id is in ``keep`` here or was in an
+        earlier call: it gets a tag. Killed at any moment, the next call completes it.
+        """
+        with self._store.writer(PATH) as confirm, explained(self._store.url_of(PATH)):
+            repository = self._repository()
+            unknown = _tag(repository, keep)
+            confirm()
+            expired = repository.expire_snapshots(committed_before)
+            confirm()
+            # What an expired state wrote is older than its commit, hence than this instant. What a commit under way
+            # has written is younger, so even one that took this writer's lease over would lose nothing.
+            repository.garbage_collect(committed_before)
+            left = {state.id for refs in _references(repository) for state in repository.ancestry(**refs)}
+        # The empty state that every repository begins with is none of a night's.
+        return ExpiryReport(len(expired - left), len(left) - 1, unknown)
 
     def _check_first(self, axis: DailyAxis, first: date) -> None:
         if axis.index(first) < 0:
@@ -262,6 +292,25 @@ class Archive:
                 f"grid {found.hash} of {found.shape} cells is not region {self._settings.region.name!r}'s "
                 f"{self.grid.hash} of {self.grid.shape}: use the settings and the store that belong together"
             )
+
+
+def _tag(repository: icechunk.Repository, snapshot_ids: Iterable[str]) -> list[str]:
+    """Tag states so that they outlive their expiry, and return the ids that there are no states of."""
+    known, unknown = repository.list_tags(), []
+    for snapshot_id in sorted({*snapshot_ids} - {name.removeprefix(TAG) for name in known}):
+        try:
+            repository.lookup_snapshot(snapshot_id)
+        except icechunk.IcechunkError as error:
+            if "not found" not in str(error):
+                raise
+            unknown.append(snapshot_id)
+        else:
+            repository.create_tag(TAG + snapshot_id, snapshot_id)
+    return unknown
+
+
+def _references(repository: icechunk.Repository) -> list[dict[str, str]]:
+    return [{"branch": BRANCH}, *({"tag": name} for name in sorted(repository.list_tags()))]
 
 
 def _calendar_days(days: xr.Dataset) -> list[date]:

@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +19,7 @@ import xarray as xr
 
 from datlstm.errors import BundleError, SettingsError, StoreError
 from datlstm.grid import Grid, ocean_mask_hash
+from datlstm.lineage import code_version
 from datlstm.models import build
 from datlstm.normalise import Normaliser
 from datlstm.settings import Settings
@@ -166,7 +166,7 @@ class Bundle:
             "normaliser_id": self.normaliser.id,
             "hashes": self._hashes(),
             "archive_snapshot": self.archive_snapshot,
-            "code_version": version("datlstm"),
+            "code_version": code_version(),
             "torch_version": torch.__version__,
             "training": dict(self.training),
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},

@@ -7,9 +7,10 @@ it is read anonymously.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -54,6 +55,15 @@ def _region() -> str:
 
 def _is_anonymous() -> bool:
     return not any(os.environ.get(variable) for variable in CREDENTIALS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing tells it: its path in the store, its size in bytes, and when it was written last."""
+
+    path: str
+    size: int
+    modified_at: datetime
 
 
 class Store:
@@ -164,9 +174,14 @@ class Store:
 
     def list(self, prefix: str) -> list[str]:
         """Return the paths of all objects below a prefix, sorted."""
+        return [entry.path for entry in self.entries(prefix)]
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        """Return all objects below a prefix with sizes and ages, sorted by path."""
         with explained(self.url_of(prefix)):
             pages = obstore.list(self._objects(), prefix=prefix.rstrip("/"))
-            return sorted(entry["path"] for page in pages for entry in page)
+            found = [Entry(entry["path"], entry["size"], entry["last_modified"]) for page in pages for entry in page]
+        return sorted(found, key=lambda entry: entry.path)
 
     @contextmanager
     def writer(self, name: str) -> Iterator[Callable[[], None]]:

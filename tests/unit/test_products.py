@@ -49,7 +49,8 @@ def test_the_cube_has_the_declared_structure(published: Settings) -> None:
     cube = opened(published)
     assert dict(cube.sizes) == {"init_time": N_INITS, "lead_time": LEADS, "latitude": 16, "longitude": 16}
     dims = {name: cube[name].dims for name in cube.variables}
-    per_init = ("forecast_source", "model_id", "archive_snapshot", "input_age_days", "n_missing_inputs", "created_at")
+    names = ("model_id", "archive_snapshot", "settings_hash", "code_version")
+    per_init = ("forecast_source", *names, "input_age_days", "n_missing_inputs", "created_at")
     assert dims == {
         **{name: (name,) for name in FIELDS},
         "valid_time": FIELDS[:2],
