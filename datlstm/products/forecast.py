@@ -2,7 +2,6 @@
 
 import logging
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -76,33 +75,6 @@ def published_days(settings: Settings) -> list[date]:
         return []
     days = cube[INIT_TIME].values[cube["forecast_source"].values != ForecastSource.NONE]
     return list(days.astype("datetime64[D]").astype(object))
-
-
-def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
-    """Write one init as a CF-1.11 / ACDD-1.3 NetCDF-4 file. Raises `ProductError` when it was never published."""
-    init = read_init(settings, init_day)
-    if init is None:
-        raise ProductError(f"no forecast was published from {init_day}: see `datlstm status` for those that were")
-    valid = init["valid_time"].values
-    lineage = {name: init[name].item() for name in ("model_id", "archive_snapshot", *_COUNTS)}
-    attributes = {
-        **lineage,
-        "time_coverage_start": f"{str(valid.min())[:19]}Z",
-        "time_coverage_end": f"{str(valid.max())[:19]}Z",
-        "time_coverage_duration": f"P{valid.size}D",
-        "time_coverage_resolution": "P1D",
-        "date_created": f"{str(init['created_at'].values)[:19]}Z",
-    }
-    file = init.drop_vars([*lineage, "created_at"]).drop_encoding().assign_attrs(attributes)
-    for name, flags in (("mask", "flag_masks"), ("forecast_source", "flag_values")):
-        file[name].attrs[flags] = np.array(file[name].attrs[flags], file[name].dtype)
-    days = {"units": daily.DAY_UNITS, "dtype": "int32", "_FillValue": None, "calendar": "standard"}
-    encoding: Any = {
-        **dict.fromkeys(("sst", "sst_anomaly"), {"zlib": True, "_FillValue": np.float32(np.nan)}),
-        **dict.fromkeys((INIT_TIME, "valid_time"), days),
-        **dict.fromkeys(("latitude", "longitude"), {"_FillValue": None}),
-    }
-    file.to_netcdf(path, engine="h5netcdf", encoding=encoding)
 
 
 def _init(cube: xr.Dataset | None, init_day: date) -> xr.Dataset | None:
