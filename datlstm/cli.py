@@ -176,7 +176,8 @@ def export(
     settings: SettingsName = None,
 ) -> None:
     """Write one published forecast as a CF and ACDD conforming NetCDF file."""
-    from datlstm.products.forecast import export_netcdf, published_days
+    from datlstm.products.forecast import published_days
+    from datlstm.products.netcdf import export_netcdf
 
     chosen = _settings(settings)
 

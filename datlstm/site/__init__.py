@@ -1,72 +1,97 @@
-"""What a person opens: the night's picture, the static page, and ``latest.json`` that points to them."""
+"""What a person opens: the static page of the newest forecast, and the objects beside it that it points to."""
 
+from collections.abc import Mapping, Sequence
 from datetime import date
 
+import xarray as xr
 from jinja2 import Environment, PackageLoader
 
-from datlstm.archive import Archive
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource
-from datlstm.plots import quicklook
-from datlstm.products.forecast import FORECAST_PATH, published_days, read_init
-from datlstm.products.skill import FORECASTERS, SKILL_PATH, skill_by_lead
+from datlstm.plots import quicklook, quicklook_path
+from datlstm.products.forecast import FORECAST_PATH, INIT_TIME, forecast_cube, published_days, read_init
+from datlstm.products.latest import LATEST, PAGE, latest
+from datlstm.products.netcdf import init_day_of, lineage, netcdf_bytes, netcdf_path
+from datlstm.products.outlook import outlook
+from datlstm.products.skill import FORECASTERS, SCORING, skill_by_lead, skill_cube
+from datlstm.products.stac import COLLECTION, SKILL_SUMMARY, documents, item_path
 from datlstm.settings import Settings
-from datlstm.store import Store
+from datlstm.store import Store, as_json
 
-LATEST = "latest.json"
-PAGE = "site/index.html"
+SkillTable = Sequence[tuple[str, Sequence[float]]]
+
+
+def page(settings: Settings, init: xr.Dataset, skill_table: SkillTable, days: Sequence[date]) -> bytes:
+    """Return the page of one published init, as `read_init` gives it, as HTML in UTF-8.
+
+    ``skill_table`` has a row per forecaster: its name and its root mean square error by lead, °C, NaN where there is
+    none; it is empty before the first score. ``days`` are all init days published. References are relative to `PAGE`.
+    """
+    day = init_day_of(init)
+    paths = {
+        "picture": quicklook_path(day),
+        "netcdf": netcdf_path(day),
+        "item": item_path(day),
+        "collection": COLLECTION,
+        "skill_summary": SKILL_SUMMARY,
+        "latest": LATEST,
+    }
+    environment = Environment(loader=PackageLoader("datlstm", "site"), autoescape=True, trim_blocks=True)
+    return (
+        environment.get_template("page.html")
+        .render(
+            title=title(settings, init),
+            init_day=day,
+            source=ForecastSource(int(init["forecast_source"])).name.lower().replace("_", " "),
+            lineage=lineage(init),
+            outlook=outlook(init),
+            hrefs={name: f"../{path}" for name, path in paths.items()},
+            rows=[(name.replace("_", " "), values) for name, values in skill_table],
+            leads=init["lead_time"].values.tolist(),
+            count=len(days),
+            attribution=init.attrs["acknowledgement"],
+            location=Store(settings.store).location_of(FORECAST_PATH),
+        )
+        .encode()
+    )
+
+
+def title(settings: Settings, init: xr.Dataset) -> str:
+    """Return what page and picture of one init are called; a synthetic sea is named one."""
+    synthetic = " (SYNTHETIC sea, not observations)" if settings.source.is_synthetic else ""
+    return f"{settings.region.title}: forecast from {init_day_of(init)}{synthetic}"
 
 
 def publish_site(settings: Settings) -> str:
-    """Draw the newest published forecast, write page and pointer, and return the page's URL.
+    """Draw the newest published forecast, write page, catalogue and pointer, and return the page's URL.
 
     What is already there, byte for byte, is not written again. Raises `ProductError` when nothing was published yet.
     """
     days = published_days(settings)
     if not days:
         raise ProductError("nothing is published yet: run `datlstm nightly`")
-    newest = days[-1]
-    init = read_init(settings, newest)
-    assert init is not None
-    store = Store(settings.store)
-    picture = f"quicklook/{newest}.png"
-    title = f"{settings.region.title}: forecast from {newest}"
-    if settings.source.is_synthetic:
-        title += " (SYNTHETIC sea, not observations)"
-    latest = {
-        "init_time": str(newest),
-        "model_id": str(init["model_id"].values),
-        "forecast_source": ForecastSource(int(init["forecast_source"])).name.lower(),
-        "input_age_days": int(init["input_age_days"]),
-        "forecast": store.url_of(FORECAST_PATH),
-        "skill": store.url_of(SKILL_PATH),
-        "quicklook": store.url_of(picture),
-    }
-    _write_if_new(store, picture, quicklook(init, title))
-    _write_if_new(store, PAGE, _page(settings, title, latest, f"../{picture}", days).encode())
-    if store.read_json(LATEST) != latest:
-        store.write_json(LATEST, latest)
+    init = read_init(settings, days[-1])
+    forecasts, scores = forecast_cube(settings).open(), skill_cube(settings).open()
+    assert init is not None and forecasts is not None
+    scorings = 0 if scores is None else scores.sizes[SCORING]
+    store, newest, skill = Store(settings.store), days[-1], skill_by_lead(settings)
+    table = [] if skill is None else [(name, skill.sel(forecaster=name).values.tolist()) for name in FORECASTERS]
+    present = set(store.list("stac"))
+    catalogued = [day for day in days if day == newest or item_path(day) in present]
+    _write_new(
+        store,
+        {
+            netcdf_path(newest): netcdf_bytes(init),
+            quicklook_path(newest): quicklook(init, title(settings, init)),
+            **documents(settings, init, catalogued, scorings),
+            PAGE: page(settings, init, table, days),
+            LATEST: as_json(latest(settings, init, forecasts.sizes[INIT_TIME], scorings)),
+        },
+    )
     return store.url_of(PAGE)
 
 
-def _write_if_new(store: Store, path: str, content: bytes) -> None:
-    if store.read(path) != content:
-        store.write(path, content)
-
-
-def _page(settings: Settings, title: str, latest: dict[str, object], picture: str, days: list[date]) -> str:
-    skill = skill_by_lead(settings)
-    rows = (
-        [] if skill is None else [(name.replace("_", " "), skill.sel(forecaster=name).values) for name in FORECASTERS]
-    )
-    environment = Environment(loader=PackageLoader("datlstm", "site"), autoescape=True)
-    return environment.get_template("page.html").render(
-        title=title,
-        latest=latest,
-        picture=picture,
-        rows=rows,
-        leads=range(1, settings.model.lead_days + 1),
-        count=len(days),
-        attribution=Archive(settings).attribution(),
-        location=Store(settings.store).location_of(FORECAST_PATH),
-    )
+def _write_new(store: Store, contents: Mapping[str, bytes]) -> None:
+    for path, content in contents.items():
+        if store.read(path) != content:
+            store.write(path, content)
