@@ -69,11 +69,19 @@ class Cube:
             self._create(staged)
         group = zarr.open_group(staged, mode="r+", use_consolidated=False)
         self._check_structure(group)
-        places = {
-            str(n): a.dims.index(self.dimension)
-            for n, a in self._template.variables.items()
-            if self.dimension in a.dims
-        }
+        return self._append(group, fields)
+
+    def preview(self, fields: Mapping[str, np.ndarray]) -> xr.Dataset:
+        """Return the state that a new cube with these rows would show, loaded; nothing is written."""
+        store = MemoryStore()
+        self._create(store)
+        self._append(zarr.open_group(store, mode="r+", use_consolidated=False), fields)
+        options: dict[str, Any] = {"chunks": None, "decode_timedelta": False, "zarr_format": 3}
+        return xr.open_zarr(store, consolidated=False, **options).load()
+
+    def _append(self, group: zarr.Group, fields: Mapping[str, np.ndarray]) -> int:
+        growing = {str(n): array for n, array in self._template.variables.items() if self.dimension in array.dims}
+        places = {name: array.dims.index(self.dimension) for name, array in growing.items()}
         added = max(fields[name].shape[place] for name, place in places.items())
         for name, place in places.items():
             array = group[name]

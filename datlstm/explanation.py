@@ -217,7 +217,7 @@ def _made_again(settings: Settings, bundle: Bundle, init: xr.Dataset, init_day: 
     made = forecast(bundle, sst, pd.DatetimeIndex([pd.Timestamp(init_day)])).isel(init_time=0)
     made = made.isel(lead_time=slice(0, init.sizes["lead_time"]))
     anomaly = made - bundle.normaliser.climatology(made["valid_time"])
-    return {"sst": made.values.astype("float32"), "sst_anomaly": anomaly.values.astype("float32"), "mask": mask}
+    return {"sst": made.values.astype("float32"), "sst_anomaly": anomaly.values.astype("float32"), "mask": mask.values}
 
 
 def _compare(published: xr.Dataset, made: Mapping[str, np.ndarray]) -> tuple[Difference, ...]:

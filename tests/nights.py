@@ -7,7 +7,8 @@ from datlstm.settings import Settings
 
 def publish_forecast(settings: Settings, made: NightlyForecast) -> Outcome:
     """Put one forecast into the cube."""
-    with forecast_cube(settings).writing() as writer:
-        outcome, _ = stage_forecast(writer, draft_forecast(settings, made))
+    cube = forecast_cube(settings)
+    with cube.writing() as writer:
+        outcome, _ = stage_forecast(cube, writer, draft_forecast(settings, made))
         writer.commit()
     return outcome

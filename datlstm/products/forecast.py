@@ -18,11 +18,8 @@ from datlstm.lineage import code_version, settings_hash
 from datlstm.products.derived import OBSERVED_DAYS, derive
 from datlstm.products.heatwave import baseline as heatwave_baseline
 from datlstm.products.structure import (
-    FIELDS,
     ICE,
     INIT_TIME,
-    LINEAGE_COUNTS,
-    LINEAGE_TEXT,
     forecast_encoding,
     forecast_template,
 )
@@ -44,21 +41,20 @@ def forecast_cube(settings: Settings) -> Cube:
 
 
 def draft_forecast(settings: Settings, made: NightlyForecast) -> xr.Dataset:
-    """Return a forecast with all that is derived from it and its lineage, as the cube will show the init.
-
-    Fields are ``(lead_time, latitude, longitude)``, lineage is scalar; see `read_init`.
-    """
+    """Return a forecast with all that is derived from it and its lineage, one init long, encoded as the cube has it."""
     first = made.init_day - timedelta(days=OBSERVED_DAYS - 1)
-    observed = Archive(settings).read(first, made.init_day, made.snapshot_id).load()
+    observed = Archive(settings).read(first, made.init_day, made.snapshot_id)["sst"].load()
     baseline = heatwave_baseline(settings, made.init_day, made.snapshot_id)
+    derived = derive(settings, made.sst, observed, baseline)
     anomaly = made.sst - made.bundle.normaliser.climatology(made.sst["valid_time"])
-    fields = {
-        "sst": made.sst.astype("float32"),
-        "sst_anomaly": anomaly.astype("float32"),
-        "mask": _mask(observed.isel(time=-1)),
-        **derive(settings, made.sst, observed["sst"], baseline).data_vars,
-    }
-    lineage = {
+    init = (made.init_day - daily.EPOCH).days
+    values = {
+        INIT_TIME: np.int32(init),
+        "valid_time": (init + made.sst["lead_time"].values).astype("int32"),
+        "sst": made.sst.values.astype("float32"),
+        "sst_anomaly": anomaly.values.astype("float32"),
+        "mask": surface_mask(settings, made.init_day, made.snapshot_id).values,
+        **{str(name): field.values for name, field in derived.data_vars.items()},
         "forecast_source": np.int8(made.source),
         "model_id": made.bundle.id,
         "archive_snapshot": made.snapshot_id,
@@ -67,43 +63,42 @@ def draft_forecast(settings: Settings, made: NightlyForecast) -> xr.Dataset:
         "heatwave_baseline": baseline.id if baseline else "",
         "input_age_days": np.int16(made.input_age_days),
         "n_missing_inputs": np.int16(made.n_missing_inputs),
-        "created_at": np.datetime64(now_seconds(), "s").astype("datetime64[ns]"),
+        "created_at": np.int64(now_seconds()),
     }
-    init_time = np.datetime64(made.init_day, "ns")
-    valid_time = init_time + made.sst["lead_time"].values * np.timedelta64(1, "D").astype("timedelta64[ns]")
     template = forecast_template(settings, Grid.from_region(settings.region))
-    coords = {INIT_TIME: init_time, "valid_time": ("lead_time", valid_time)}
-    coords |= {name: template[name] for name in FIELDS[1:]}
-    values = {name: (field.dims, field.values) for name, field in fields.items()} | {
-        n: ((), v) for n, v in lineage.items()
-    }
-    init = xr.Dataset(values, coords, template.attrs)
-    for name in init.variables:
-        init[name].attrs = template[name].attrs
-    return init
+    return xr.Dataset({name: (template[name].dims, np.asarray(value)[None]) for name, value in values.items()})
 
 
-def stage_forecast(writer: CubeWriter, draft: xr.Dataset) -> tuple[Outcome, xr.Dataset]:
+def stage_forecast(cube: Cube, writer: CubeWriter, draft: xr.Dataset) -> tuple[Outcome, xr.Dataset]:
     """Stage a draft, unless its init has a forecast already; return what came of it and the init that will stand.
 
     The first forecast of an init stands for ever. The same again is ``unchanged``; another one is ``kept`` out, with a
     warning. Raises `ProductError` for an init before the newest that has none, and for a cube of another structure.
     """
-    day = day_of(draft)
+    rows = {str(name): _as_stored(field.values) for name, field in draft.variables.items()}
+    init = cube.preview(rows).isel({INIT_TIME: 0})
+    day = day_of(init)
     standing = init_in(writer.committed, day)
     if standing is None:
-        writer.stage(_rows(draft, _new_days(writer, day)))
-        return "published", draft
-    if _is_same(standing, draft):
+        writer.stage(rows | {INIT_TIME: _new_days(writer, day)})
+        return "published", init
+    if _is_same(standing, init):
         return "unchanged", standing
     log.warning(
         "the first forecast from %s, by %s, stands; this one, by %s, differs and was kept out, because what readers "
         "have seen never changes",
         day,
         standing["model_id"].item(),
-        draft["model_id"].item(),
+        init["model_id"].item(),
     )
     return "kept", standing
+
+
+def surface_mask(settings: Settings, init_day: date, snapshot_id: str) -> xr.DataArray:
+    """Return sea, land and ice ``(latitude, longitude)`` int8 on a day, as an archive state has them."""
+    state = Archive(settings).read(init_day, init_day, snapshot_id).isel(time=0).load()
+    ice = (state["sea_ice_fraction"] >= ICE_THRESHOLD) & (state["mask"] == SEA)
+    return xr.DataArray((state["mask"] | ICE * ice).astype("int8"))
 
 
 def day_of(init: xr.Dataset) -> date:
@@ -141,7 +136,7 @@ def _new_days(writer: CubeWriter, init_day: date) -> np.ndarray:
     """Return the days, since 1970, that the axis must grow by to end on ``init_day``."""
     init = (init_day - daily.EPOCH).days
     if writer.committed is None:
-        return np.array([init])
+        return np.array([init], "int32")
     newest = int(writer.committed[INIT_TIME].values[-1].astype("datetime64[D]").astype(int))
     if init <= newest:
         raise ProductError(
@@ -149,30 +144,15 @@ def _new_days(writer: CubeWriter, init_day: date) -> np.ndarray:
             f"{daily.EPOCH + timedelta(days=newest)}, and what readers have seen, gaps too, never changes. Run missed "
             "nights oldest first, before the newest, or publish to another store"
         )
-    return np.arange(newest + 1, init + 1)
+    return np.arange(newest + 1, init + 1, dtype="int32")
 
 
-def _rows(draft: xr.Dataset, days: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the arrays of a draft as on disk, after empty rows for the days before it that are new too."""
-    rows = {str(name): draft[name].values[None] for name in draft.data_vars if draft[name].ndim}
-    rows |= {name: np.array([str(draft[name].values)], np.dtypes.StringDType()) for name in LINEAGE_TEXT}
-    rows |= {name: draft[name].values[None] for name in ("forecast_source", *LINEAGE_COUNTS)}
-    created_at = draft["created_at"].values.astype("datetime64[s]").astype("int64")
-    leads = draft["lead_time"].values.astype("int32")
-    return rows | {
-        INIT_TIME: days.astype("int32"),
-        "valid_time": (days[-1] + leads)[None].astype("int32"),
-        "created_at": created_at[None],
-    }
+def _as_stored(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.dtypes.StringDType()) if values.dtype.kind in "OU" else values
 
 
-def _is_same(standing: xr.Dataset, draft: xr.Dataset) -> bool:
+def _is_same(standing: xr.Dataset, init: xr.Dataset) -> bool:
     return all(
-        np.array_equal(standing[name].values, draft[name].values, equal_nan=name == "sst")
+        np.array_equal(standing[name].values, init[name].values, equal_nan=name == "sst")
         for name in ("model_id", "forecast_source", "sst")
     )
-
-
-def _mask(state: xr.Dataset) -> xr.DataArray:
-    ice = (state["sea_ice_fraction"] >= ICE_THRESHOLD) & (state["mask"] == SEA)
-    return xr.DataArray((state["mask"] | ICE * ice).astype("int8"))

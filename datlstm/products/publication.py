@@ -1,10 +1,10 @@
-"""How a night becomes visible: forecast, scores, pictures, catalogue and page, in one publication.
+"""How a night becomes visible: forecast, scores, picture, catalogue and page, in one publication.
 
-All that is large, or names only itself, is written first, where nothing that readers start from leads to it: hidden
-rows of both cubes, the init's NetCDF file, picture and catalogue item. Then the few documents that readers start from
-are replaced, one write each, without a computation between them, and ``latest.json`` as the last. Because the cubes
-only grow, the lengths it names select exactly what was there when it was written: who starts from it sees one night, and
-all of it. A killed publication is completed by the next.
+All that is large, or leads nowhere, is written first, where nothing that readers start from leads to it: hidden rows of
+both cubes, the init's NetCDF file, picture and catalogue item. Then the few documents that readers start from are
+replaced, one write each, without a computation between them, and ``latest.json`` as the last. Because the cubes only
+grow, the lengths it names select exactly what was there when it was written: who starts from it sees one night, and all
+of it. A publication that was killed is completed by the next.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,31 @@ from datetime import date
 
 import xarray as xr
 
+from datlstm.cube import CubeWriter
 from datlstm.errors import ProductError
-from datlstm.products.forecast import Outcome, day_of, forecast_cube, init_of, published_days, stage_forecast
-from datlstm.products.skill import skill_cube, stage_scores
+from datlstm.plots import quicklook, quicklook_path
+from datlstm.products.forecast import Outcome, day_of, days_in, forecast_cube, init_in, stage_forecast
+from datlstm.products.latest import LATEST, PAGE, latest
+from datlstm.products.netcdf import netcdf_bytes, netcdf_path
+from datlstm.products.skill import FORECASTERS, SCORING, skill_cube, stage, standing
+from datlstm.products.skill_summary import skill_by_lead, summary
+from datlstm.products.stac import SKILL_SUMMARY, documents, item_path
 from datlstm.settings import Settings
-from datlstm.site import PAGE
-from datlstm.store import Store
+from datlstm.site import page, title
+from datlstm.store import Store, as_json
+
+Documents = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What a publication made visible: what came of the forecast, the valid days scored, the page's URL."""
+    """What became visible: what came of the forecast that was given, the newest init, the valid days scored, the page.
+
+    ``forecast`` is None when none was given.
+    """
 
     forecast: Outcome | None
+    newest: date
     scored: list[date]
     page: str
 
@@ -35,30 +47,17 @@ def publish(settings: Settings, forecast: xr.Dataset | None, scores: xr.Dataset 
 
     ``forecast`` is what `draft_forecast` gives, ``scores`` what `score` gives. What is there already, byte for byte, is
     not written again. Raises `ProductError` for a refused forecast, for a damaged cube, and when nothing was published
-    yet; `StoreError`, `ConflictError` as `Cube.writing`. Whatever it raises, nothing of the night is visible, or it is
-    completed by the next publication.
+    yet; `StoreError` and `ConflictError` as `Cube.writing`.
     """
-    store = Store(settings.store)
-    with forecast_cube(settings).writing() as forecasts, skill_cube(settings).writing() as skill:
-        outcome, standing_init = (None, None) if forecast is None else stage_forecast(forecasts, forecast)
-        scored = stage_scores(skill, scores)
-        days = published_days(forecasts.committed)
-        if outcome == "published":
-            days.append(day_of(standing_init))
-        if not days:
-            raise ProductError("nothing is published yet: run `datlstm nightly`")
-        newest = standing_init if days[-1] == day_of(standing_init) else init_of(forecasts.committed, days[-1])
-        state = _NewState(store, settings, newest, days, forecasts.length, skill.length)
-        for init in (standing_init, newest):
-            _write(store, _init_documents(settings, init))
-        news = _news(store, _night_documents(...))
+    store, cube = Store(settings.store), forecast_cube(settings)
+    with cube.writing() as forecasts, skill_cube(settings).writing() as skill:
+        outcome, init = (None, None) if forecast is None else stage_forecast(cube, forecasts, forecast)
+        days = days_in(forecasts.committed)
+        if init is not None and outcome == "published":
+            days.append(day_of(init))
+        staged = None if scores is None else stage(skill, scores)
+        newest = init if init is not None and day_of(init) == days[-1:] else _newest(forecasts, days)
+        _write_new(store, _documents_of_init(settings, newest))
+        _write_new(store, ...)
         forecasts.commit()
         skill.commit()
-        for path, content in news.items():
-            store.write(path, content)
-    return Publication(outcome, scored, store.url_of(PAGE))
-
-
-def _news(store: Store, documents: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the documents that are not in the store yet, or there with another content."""
-    return {path: content for path, content in documents.items() if store.read(path) != content}

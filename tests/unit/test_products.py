@@ -14,7 +14,8 @@ import zarr
 
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource, NightlyForecast, nightly_forecast
-from datlstm.products.forecast import export_netcdf, forecast_cube, published_days, read_init
+from datlstm.products.forecast import forecast_cube, published_days, read_init
+from datlstm.products.netcdf import export_netcdf
 from datlstm.settings import Settings
 from datlstm.store import Store
 from tests.nights import publish_forecast
