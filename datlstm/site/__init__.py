@@ -9,7 +9,8 @@ from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource
 from datlstm.plots import quicklook
 from datlstm.products.forecast import FORECAST_PATH, published_days, read_init
-from datlstm.products.skill import FORECASTERS, SKILL_PATH, skill_by_lead
+from datlstm.products.skill import FORECASTERS, SKILL_PATH, standing_skill
+from datlstm.products.skill_summary import skill_by_lead
 from datlstm.settings import Settings
 from datlstm.store import Store
 
@@ -55,7 +56,8 @@ def _write_if_new(store: Store, path: str, content: bytes) -> None:
 
 
 def _page(settings: Settings, title: str, latest: dict[str, object], picture: str, days: list[date]) -> str:
-    skill = skill_by_lead(settings)
+    standing = standing_skill(settings)
+    skill = None if standing is None else skill_by_lead(standing)
     rows = (
         [] if skill is None else [(name.replace("_", " "), skill.sel(forecaster=name).values) for name in FORECASTERS]
     )

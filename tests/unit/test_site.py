@@ -9,7 +9,9 @@ import pytest
 from datlstm.errors import ProductError
 from datlstm.ladder import nightly_forecast
 from datlstm.products.forecast import publish_forecast, published_days
-from datlstm.products.skill import skill_by_lead, verify
+from datlstm.products.scoring import verify
+from datlstm.products.skill import standing_skill
+from datlstm.products.skill_summary import skill_by_lead
 from datlstm.settings import Settings
 from datlstm.site import publish_site
 from datlstm.store import Store
@@ -32,8 +34,9 @@ def test_the_page_shows_picture_model_and_numbers(published: Settings) -> None:
     assert latest["quicklook"] == store.url_of(f"quicklook/{newest}.png")
     assert latest["model_id"] in text
     assert "SYNTHETIC" in text
-    skill = skill_by_lead(published)
-    assert skill is not None
+    standing = standing_skill(published)
+    assert standing is not None
+    skill = skill_by_lead(standing)
     for name in ("forecast", "persistence", "climatology", "damped_persistence"):
         cells = "".join(f"<td>{value:.2f}</td>" for value in skill.sel(forecaster=name).values)
         assert f"<td>{name.replace('_', ' ')}</td>{cells}" in text
