@@ -108,10 +108,11 @@ class Archive:
         return self._open(snapshot_id)
 
     def provenance(self, snapshot_id: str | None = None) -> pd.DataFrame:
-        """Return of each day since the archive's first, by calendar day: quality, source_product, source_version."""
+        """Return of each day since the archive's first, by calendar day: `PER_DAY`, and ``ingested_at`` (UTC)."""
         with explained(self._store.url_of(PATH)):
-            stored = self._open(snapshot_id)[list(PER_DAY)].load()
+            stored = self._open(snapshot_id)[[*PER_DAY, "ingested_at"]].load()
         columns = {name: stored[name].values.astype(object) for name in PER_DAY}
+        columns["ingested_at"] = stored["ingested_at"].values.astype("datetime64[s]")
         return pd.DataFrame(columns, index=stored["time"].values.astype("datetime64[D]").astype(object))
 
     def read(self, first_day: date, last_day: date, snapshot_id: str | None = None) -> xr.Dataset:

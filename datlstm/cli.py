@@ -127,11 +127,11 @@ def retrain(settings: SettingsName = None) -> None:
 @app.command()
 def verify(as_of: AsOf = None, settings: SettingsName = None) -> None:
     """Score published forecasts whose truth has arrived, and print the skill by lead."""
-    from datlstm.products.skill import verify as score
+    from datlstm.products.scoring import verify as score
 
     chosen = _settings(settings)
     report = _guarded(lambda: score(chosen, _day(as_of) or today()))
-    console.print(f"{len(report.scored)} forecasts scored, {len(report.unchanged)} unchanged")
+    console.print(f"{len(report.scored)} days scored, {report.unchanged} unchanged")
     _guarded(lambda: _show_skill(chosen))
 
 
@@ -288,12 +288,14 @@ def _show_products(settings: Settings) -> None:
 
 
 def _show_skill(settings: Settings) -> None:
-    from datlstm.products.skill import FORECASTERS, skill_by_lead
+    from datlstm.products.skill import FORECASTERS, standing_skill
+    from datlstm.products.skill_summary import skill_by_lead
 
-    skill = skill_by_lead(settings)
-    if skill is None:
+    standing = standing_skill(settings)
+    if standing is None:
         console.print("skill: no forecast's truth has arrived yet", highlight=False)
         return
+    skill = skill_by_lead(standing)
     leads = [Column(str(lead), justify="right", no_wrap=True) for lead in skill["lead_time"].values]
     table = Table(Column("RMSE °C, lead in d", no_wrap=True), *leads, box=None, padding=(0, 0, 0, 1), pad_edge=False)
     for name in FORECASTERS:

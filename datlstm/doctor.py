@@ -6,11 +6,13 @@ from datetime import date, timedelta
 from typing import Literal
 
 from datlstm.archive import Archive
+from datlstm.areas import area_masks
 from datlstm.bundle import Bundle
 from datlstm.errors import DatlstmError
 from datlstm.lease import check_conditional_writes
 from datlstm.products.forecast import published_days
-from datlstm.products.skill import skill_by_lead
+from datlstm.products.skill import standing_skill
+from datlstm.products.skill_summary import skill_by_lead
 from datlstm.quality import UNUSABLE, describe
 from datlstm.registry import champion_id
 from datlstm.settings import Settings
@@ -82,6 +84,7 @@ def _store(settings: Settings, today: date) -> Finding:
 def _archive(settings: Settings, today: date) -> Finding:
     archive = Archive(settings)
     days = archive.usable_days()
+    area_masks(settings.region, archive.ocean_mask())
     last = archive.last_day()
     age = (today - last).days
     state: State = "ok" if age <= 1 else "warn" if age <= settings.forecast.maximum_model_age_days else "fail"
@@ -121,9 +124,10 @@ def _forecast(settings: Settings, today: date) -> Finding:
 
 
 def _skill(settings: Settings, today: date) -> Finding:
-    skill = skill_by_lead(settings)
-    if skill is None:
+    standing = standing_skill(settings)
+    if standing is None:
         return "warn", "nothing scored yet: truth arrives a day after the forecast"
+    skill = skill_by_lead(standing)
     own, bar = (skill.sel(forecaster=name).mean().item() for name in ("forecast", "damped_persistence"))
     found = f"mean RMSE over leads {own:.2f} °C, damped persistence {bar:.2f} °C"
     return ("ok", found) if own <= bar else ("warn", f"{found}: run `datlstm retrain`, or `datlstm rollback`")

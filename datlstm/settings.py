@@ -68,6 +68,17 @@ class Region(Frozen):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _areas_have_names_of_their_own(self) -> Self:
+        names = ["region", *(basin.name for basin in self.sub_basins)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"region {self.name!r}: sub-basin {', '.join(twice)} shares its name with another, or with the region "
+                "as a whole; give it one of its own"
+            )
+        return self
+
 
 class CopernicusDataset(Frozen):
     """A dataset of Copernicus Marine. Without a version, the one that is the catalogue's default that day."""

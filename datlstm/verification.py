@@ -1,8 +1,9 @@
 """Scores by lead, beside the baselines, on the same inits, days and cells.
 
-Definitions version 1. Errors are forecast minus truth in kelvin (equal to °C), cosine-latitude weighted over the sea
+Definitions version 2. Errors are forecast minus truth in kelvin (equal to °C), cosine-latitude weighted over the sea
 cells that every forecaster and the truth have. RMSE, MAE and bias are those of the ``scores`` package; the anomaly
-correlation is the uncentred one of the WMO (Manual on the Global Data-processing System, WMO-No. 485).
+correlation is the uncentred one of the WMO (Manual on the Global Data-processing System, WMO-No. 485). The same by
+area, and beside it the stability of successive forecasts: `datlstm.day_scores`.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from datlstm.grid import Grid
 from datlstm.settings import Settings
 from datlstm.windows import Periods
 
-DEFINITIONS_VERSION = 1
+DEFINITIONS_VERSION = 2
 CELLS = ("latitude", "longitude")
+METRICS = ("rmse", "mae", "bias", "acc")
 CARD_INITS = 100
 
 
@@ -37,16 +39,32 @@ def score(forecasts: Mapping[str, xr.DataArray], truth: xr.DataArray, climatolog
     for field in forecasts.values():
         common = common & field.notnull()
     observed = truth.where(common)
-    weights = _area_weights(truth)
+    weights = area_weights(truth)
     by_forecaster = [_score_one(field.where(common), observed, climatology, weights) for field in forecasts.values()]
     scored = xr.concat(by_forecaster, pd.Index(list(forecasts), name="forecaster"))
     return scored.assign(n=common.sum(CELLS).astype("int32").expand_dims(forecaster=scored["forecaster"]))
 
 
+def pooled(scored: xr.Dataset, dimension: str) -> xr.Dataset:
+    """Return the scores over all of a dimension: means weighted by the number of cells, of the RMSE of its square.
+
+    ``n`` is the number of cells of all. A score that is NaN counts for nothing.
+    """
+    cells = scored["n"].fillna(0)
+    metrics = scored[[name for name in METRICS if name in scored]]
+    mean: xr.Dataset = metrics.assign(rmse=scored["rmse"] ** 2).weighted(cells).mean(dimension)
+    return mean.assign(rmse=mean["rmse"] ** 0.5, n=cells.sum(dimension))
+
+
 def pooled_rmse(scored: xr.Dataset) -> xr.DataArray:
     """Return the RMSE over all inits ``(forecaster, lead_time)``, each weighted by its number of cells."""
-    square: xr.DataArray = (scored["rmse"] ** 2).weighted(scored["n"].fillna(0)).mean("init_time")
-    return square**0.5
+    return pooled(scored[["rmse", "n"]], "init_time")["rmse"]
+
+
+def area_weights(field: xr.DataArray) -> xr.DataArray:
+    """Return the weights ``(latitude, longitude)`` of a field's cells: the cosine of latitude."""
+    weights = Grid(field["latitude"].values, field["longitude"].values).area_weights()
+    return weights.assign_coords(latitude=field["latitude"]) * xr.ones_like(field["longitude"])
 
 
 def valid_truth(sst: xr.DataArray, valid_time: xr.DataArray) -> xr.DataArray:
@@ -101,8 +119,3 @@ def _anomaly_correlation(fcst: xr.DataArray, obs: xr.DataArray, weights: xr.Data
     product = (weights * fcst * obs).sum(CELLS)
     power = (weights * fcst**2).sum(CELLS) * (weights * obs**2).sum(CELLS)
     return product / np.sqrt(power.where(power > 0))
-
-
-def _area_weights(field: xr.DataArray) -> xr.DataArray:
-    weights = Grid(field["latitude"].values, field["longitude"].values).area_weights()
-    return weights.assign_coords(latitude=field["latitude"]) * xr.ones_like(field["longitude"])

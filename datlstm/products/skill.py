@@ -1,212 +1,239 @@
-"""The skill cube: every published forecast scored as its truth arrives, beside the baselines.
+"""The skill cube: every published forecast scored when its truth comes, beside the baselines, by area and surface.
 
-The cube is a log: a row holds all scores of one init, and is never changed. When truth arrives or is revised, a new row
-of that init follows. The last row of an init counts; the earlier ones say what was known before.
+The cube is a log: a row holds all scores of one valid day, of the forecasts from all inits before it, and is never
+changed. When the truth of the day is revised, or more forecasts for it can be scored, a new row of that day follows and
+says why. The last row of a day counts; the earlier ones say what was known before. Why in this form:
+docs/decisions/0013.
 """
 
-from dataclasses import dataclass, field
-from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from datlstm import daily
 from datlstm.archive import Archive
-from datlstm.bundle import Bundle
-from datlstm.clock import now_seconds
-from datlstm.cube import Cube
-from datlstm.forecasting import reference_forecasts
-from datlstm.products.forecast import INIT_TIME, forecast_cube, published_days
+from datlstm.areas import area_names
+from datlstm.cube import Cube, CubeWriter
+from datlstm.errors import ProductError
+from datlstm.products.basis import bases
+from datlstm.products.forecast import ICE_THRESHOLD, NO_DAY, OSTIA_REFERENCES
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.verification import DEFINITIONS_VERSION, pooled_rmse, score, valid_truth
+from datlstm.verification import METRICS
 
 SKILL_PATH = "skill.zarr"
+SCORING = "scoring"
 FORECAST = "forecast"
 FORECASTERS = (FORECAST, "persistence", "climatology", "damped_persistence")
-METRICS = ("rmse", "mae", "bias", "acc", "n")
-PROVENANCE = ("truth_product", "truth_version")
-SCORING = "scoring"
-NOTHING = {"n": 0, "truth_product": "", "truth_version": ""}
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """The init days whose scores were written, and those that were looked at and had not changed."""
-
-    scored: list[date] = field(default_factory=list)
-    unchanged: list[date] = field(default_factory=list)
+ALL_SURFACES, ICE_FREE = "all", "ice_free"
+SURFACES = (ALL_SURFACES, ICE_FREE)
+PROVISIONAL, FINAL = 0, 1
+DIMS = (SCORING, "forecaster", "area", "surface", "lead_time")
+BASIS = ("valid_time", "init_time", "truth_product", "truth_version", "truth_ingested_at", "definitions_version")
+"""What `basis.bases` reads of a row."""
+# With six areas and ten leads half a megabyte of a metric: little to write again each night, few objects in a year.
+CHUNK_ROWS = 256
 
 
 def skill_cube(settings: Settings) -> Cube:
-    """Return the region's log of scores ``(forecaster, scoring, lead_time)``."""
+    """Return the region's log of scores, `DIMS`."""
     return Cube(Store(settings.store), SKILL_PATH, _template(settings), _encoding(settings))
 
 
-def standing_skill(settings: Settings) -> xr.Dataset | None:
-    """Return the scores that count ``(forecaster, init_time, lead_time)``, loaded, or None before the first score."""
-    log = skill_cube(settings).open()
-    return None if log is None else _standing(log)
+def skill_log(settings: Settings) -> xr.Dataset | None:
+    """Return all rows ever written, `DIMS`, lazily, or None before the first.
 
-
-def verify(settings: Settings, forecast_date: date) -> VerificationReport:
-    """Score every lead of every published forecast whose truth lies before ``forecast_date`` and is new or revised.
-
-    Looks at inits never fully scored, and again at those whose valid days the archive may still revise. All new scores
-    of a night are shown in one step. Scores stand as they were where truth is absent. Raises `BundleError` when the
-    bundle of a forecast can't be read: its baselines come from there.
+    Raises `ProductError` when an earlier release built the cube in another form.
     """
-    standing = standing_skill(settings)
-    due = [
-        init
-        for init in published_days(settings)
-        if init + timedelta(days=1) < forecast_date and _may_change(settings, standing, init, forecast_date)
-    ]
-    if not due:
-        return VerificationReport()
-    scored = _score(settings, due, forecast_date)
-    with skill_cube(settings).writing() as writer:
-        news = _news(scored, _standing(_template(settings) if writer.committed is None else writer.committed))
-        if news.sizes[INIT_TIME]:
-            writer.stage(_rows(news))
-            writer.commit()
-    written = news[INIT_TIME].values.astype("datetime64[D]").astype(object).tolist()
-    return VerificationReport(written, [init for init in due if init not in written])
+    cube = skill_cube(settings)
+    log = cube.open()
+    if log is not None and "valid_time" not in log.variables:
+        raise ProductError(
+            f"{cube.url} was built by an earlier release, with a row for each init: move it away, and "
+            "`datlstm verify` scores everything again"
+        )
+    return log
 
 
-def skill_by_lead(settings: Settings) -> xr.DataArray | None:
-    """Return the RMSE over all scored inits ``(forecaster, lead_time)`` in °C, or None before the first score."""
-    skill = standing_skill(settings)
-    return None if skill is None else pooled_rmse(skill)
+def standing_skill(settings: Settings) -> xr.Dataset | None:
+    """Return the scores that count ``(valid_time, …)``, lazily, or None before the first. Raises as `skill_log`."""
+    log = skill_log(settings)
+    return None if log is None else standing(log)
 
 
-def _standing(log: xr.Dataset) -> xr.Dataset:
-    return log.load().swap_dims(scoring=INIT_TIME).drop_duplicates(INIT_TIME, keep="last").sortby(INIT_TIME)
+def standing(log: xr.Dataset) -> xr.Dataset:
+    """Return the last row of each valid day of a log, by ``valid_time``, ascending."""
+    return log.swap_dims({SCORING: "valid_time"}).drop_duplicates("valid_time", keep="last").sortby("valid_time")
 
 
-def _may_change(settings: Settings, standing: xr.Dataset | None, init: date, forecast_date: date) -> bool:
-    horizon = settings.model.lead_days + settings.archive.rolling_days
-    if forecast_date - timedelta(days=horizon + 1) <= init:
-        return True
-    day = np.datetime64(init, "ns")
-    return (
-        standing is None
-        or day not in standing[INIT_TIME].values
-        or bool((standing["n"].sel({INIT_TIME: day, "forecaster": FORECAST}) == 0).any())
-    )
+def stage(writer: CubeWriter, news: xr.Dataset) -> xr.Dataset:
+    """Stage new rows, as `scoring.score` gives them, for the writer's commit; return those that were staged.
+
+    A row that stands already, or whose truth is older than the standing one's, is left out: another writer was first.
+    Raises `ProductError` when the cube on disk has another structure.
+    """
+    stood = {} if writer.committed is None else bases(writer.committed[list(BASIS)].load())
+    days = news["valid_time"].values.astype("datetime64[D]").tolist()
+    own = bases(news)
+    kept = news.isel({SCORING: [own[day].adds_to(stood.get(day)) for day in days]})
+    if kept.sizes[SCORING]:
+        writer.stage(_encoded(kept))
+    return kept
 
 
-def _score(settings: Settings, inits: list[date], forecast_date: date) -> xr.Dataset:
-    """Return the scores of all inits with their provenance; a bundle's inits are scored together."""
-    published = forecast_cube(settings).open()
-    assert published is not None
-    published = published.sel({INIT_TIME: pd.DatetimeIndex(inits)}).load()
-    last = min(inits[-1] + timedelta(days=settings.model.lead_days), forecast_date - timedelta(days=1))
-    days = _truth(settings, inits[0], last)
-    scored = [
-        _score_together(settings, Bundle.load(Store(settings.store), str(bundle_id)), made, days)
-        for bundle_id, made in published.groupby("model_id")
-    ]
-    return xr.concat(scored, INIT_TIME).sortby(INIT_TIME)
-
-
-def _truth(settings: Settings, first_day: date, last_day: date) -> xr.Dataset:
-    archive = Archive(settings)
-    days = archive.read(first_day, last_day)
-    provenance = archive.open()[["source_product", "source_version"]].reindex(time=days["time"], fill_value="")
-    return days.merge(provenance).load()
-
-
-def _score_together(settings: Settings, bundle: Bundle, published: xr.Dataset, days: xr.Dataset) -> xr.Dataset:
-    leads = settings.model.lead_days
-    references = reference_forecasts(bundle, days["sst"], pd.DatetimeIndex(published[INIT_TIME].values))
-    forecasts = {FORECAST: published["sst"]} | {
-        name: field.isel(lead_time=slice(0, leads)) for name, field in references.items()
-    }
-    scored = score(forecasts, valid_truth(days["sst"], published["valid_time"]), forecasts["climatology"])
-    for metric, variable in (("truth_product", "source_product"), ("truth_version", "source_version")):
-        origin = days[variable].reindex(time=np.unique(published["valid_time"]), fill_value="")
-        scored[metric] = origin.sel(time=published["valid_time"]).drop_vars("time")
-    return scored
-
-
-def _news(scored: xr.Dataset, standing: xr.Dataset) -> xr.Dataset:
-    """Return the inits whose scores change, merged with those that stand where there is no truth now."""
-    old = standing.reindex({INIT_TIME: scored[INIT_TIME]}, fill_value=NOTHING | {"scored_at": np.datetime64("NaT")})
-    has_truth = scored["n"].isel(forecaster=0, drop=True) > 0
-    changed = has_truth & ~np.logical_and.reduce([_equal(scored[name], old[name]) for name in (*METRICS, *PROVENANCE)])
-    merged = xr.Dataset({name: xr.where(has_truth, scored[name], old[name]) for name in (*METRICS, *PROVENANCE)})
-    merged["scored_at"] = xr.where(changed, np.datetime64(now_seconds(), "s"), old["scored_at"])
-    return merged.isel({INIT_TIME: changed.any("lead_time").values})
-
-
-def _equal(new: xr.DataArray, old: xr.DataArray) -> xr.DataArray:
-    """Return, by ``(init_time, lead_time)``, whether two fields are the same for all forecasters."""
-    same = (new == old) | (new.isnull() & old.isnull())
-    return same.all("forecaster") if "forecaster" in same.dims else same
-
-
-def _rows(news: xr.Dataset) -> dict[str, np.ndarray]:
+def _encoded(rows: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return rows as they lie on disk."""
     text = np.dtypes.StringDType()
-    by_lead = {name: news[name].transpose(INIT_TIME, "lead_time").values for name in (*PROVENANCE, "scored_at")}
+    init_time = rows["init_time"].transpose(SCORING, "lead_time").values.astype("datetime64[D]")
+    days = np.where(np.isnat(init_time), NO_DAY["fill_value"], init_time.astype("int64"))
     return {
-        **{name: news[name].transpose("forecaster", INIT_TIME, "lead_time").values for name in METRICS},
-        **{name: by_lead[name].astype(text) for name in PROVENANCE},
-        "scored_at": by_lead["scored_at"].astype("datetime64[s]").astype("int64"),
-        INIT_TIME: news[INIT_TIME].values.astype("datetime64[D]").astype("int32"),
+        **{name: rows[name].transpose(*DIMS).values.astype("float32") for name in METRICS},
+        "n": rows["n"].transpose(*DIMS).values.astype("int32"),
+        "flip_flop": rows["flip_flop"].transpose(*DIMS[:-1]).values.astype("float32"),
+        "valid_time": rows["valid_time"].values.astype("datetime64[D]").astype("int32"),
+        "init_time": days.astype("int32"),
+        **{name: rows[name].values.astype(text) for name in _TEXTS},
+        **{name: rows[name].values.astype("datetime64[s]").astype("int64") for name in _SECONDS},
+        "status": rows["status"].values.astype("int8"),
+        "definitions_version": rows["definitions_version"].values.astype("int16"),
     }
 
 
 def _template(settings: Settings) -> xr.Dataset:
-    leads = settings.model.lead_days
-    dims, shape = ("forecaster", SCORING, "lead_time"), (len(FORECASTERS), 0, leads)
-    text = np.zeros((0, leads), np.dtypes.StringDType())
-    long_names = {
-        "rmse": "root mean square error",
-        "mae": "mean absolute error",
-        "bias": "mean error, forecast minus truth",
-        "acc": "uncentred anomaly correlation",
-    }
-    metrics = {
-        name: (dims, np.zeros(shape, "float32"), {"long_name": long_name, "units": "1" if name == "acc" else "kelvin"})
-        for name, long_name in long_names.items()
-    }
+    leads, text = settings.model.lead_days, np.dtypes.StringDType()
+    areas = area_names(settings.region)
+    shape = (0, len(FORECASTERS), len(areas), len(SURFACES), leads)
+    moments = np.zeros(0, "datetime64[s]")
     return xr.Dataset(
         {
-            **metrics,
-            "n": (dims, np.zeros(shape, "int32"), {"long_name": "number of cells scored", "units": "1"}),
-            "truth_product": (dims[1:], text, {"long_name": "product the truth came from"}),
-            "truth_version": (dims[1:], text, {"long_name": "version of that product"}),
-            "scored_at": (dims[1:], np.zeros((0, leads), "datetime64[s]"), {"long_name": "when the score was written"}),
-        },
-        {
-            "forecaster": ("forecaster", np.array(FORECASTERS, np.dtypes.StringDType())),
-            INIT_TIME: (SCORING, np.zeros(0, "datetime64[ns]"), {"standard_name": "forecast_reference_time"}),
-            "lead_time": ("lead_time", np.arange(1, leads + 1, dtype="int32"), {"units": "days"}),
-        },
-        {
-            "Conventions": "CF-1.11",
-            "title": f"{settings.region.title}: skill of the sea surface temperature forecasts",
-            "definitions_version": DEFINITIONS_VERSION,
-            "comment": (
-                "Errors in kelvin (equal to °C), cosine-latitude weighted over the cells all forecasters have. "
-                "A log: of several rows of the same init_time the last counts."
+            **{name: (DIMS, np.zeros(shape, "float32"), _METRIC_ATTRIBUTES[name]) for name in METRICS},
+            "n": (DIMS, np.zeros(shape, "int32"), _N_ATTRIBUTES),
+            "flip_flop": (DIMS[:-1], np.zeros(shape[:-1], "float32"), _FLIP_FLOP_ATTRIBUTES),
+            **{name: (SCORING, np.zeros(0, text), {"long_name": meaning}) for name, meaning in _TEXTS.items()},
+            **{name: (SCORING, moments, {"long_name": meaning}) for name, meaning in _SECONDS.items()},
+            "status": (SCORING, np.zeros(0, "int8"), _STATUS_ATTRIBUTES),
+            "definitions_version": (
+                SCORING,
+                np.zeros(0, "int16"),
+                {"long_name": "version of the definitions of the scores", "units": "1"},
             ),
         },
+        {
+            "valid_time": (SCORING, np.zeros(0, "datetime64[ns]"), _VALID_ATTRIBUTES),
+            "init_time": ((SCORING, "lead_time"), np.zeros((0, leads), "datetime64[ns]"), _INIT_ATTRIBUTES),
+            "forecaster": ("forecaster", np.array(FORECASTERS, text), {"long_name": "what made the forecasts"}),
+            "area": ("area", np.array(areas, text), {"long_name": "sea cells of the region or of a sub-basin"}),
+            "surface": ("surface", np.array(SURFACES, text), _SURFACE_ATTRIBUTES),
+            "lead_time": ("lead_time", np.arange(1, leads + 1, dtype="int32"), _LEAD_ATTRIBUTES),
+        },
+        _attributes(settings),
     )
+
+
+_TEXTS = {
+    "truth_product": "product the truth came from",
+    "truth_version": "version of that product",
+    "reason": "why the row was written",
+}
+_SECONDS = {
+    "truth_ingested_at": "when the archive took the truth in",
+    "scored_at": "when the scores were computed",
+}
+_CELLS_METHOD = "latitude: longitude: {} (weighted by the cosine of latitude, over the cells that n counts)"
+_DIFFERENCE = {"units": "kelvin", "units_metadata": "temperature: difference", "ancillary_variables": "n status"}
+_METRIC_ATTRIBUTES = {
+    "rmse": {
+        **_DIFFERENCE,
+        "long_name": "root mean square error of the sea surface temperature",
+        "cell_methods": _CELLS_METHOD.format("root_mean_square"),
+    },
+    "mae": {
+        **_DIFFERENCE,
+        "long_name": "mean absolute error of the sea surface temperature",
+        "cell_methods": _CELLS_METHOD.format("mean_absolute_value"),
+    },
+    "bias": {
+        **_DIFFERENCE,
+        "long_name": "mean error of the sea surface temperature, forecast minus truth",
+        "cell_methods": _CELLS_METHOD.format("mean"),
+    },
+    "acc": {
+        "units": "1",
+        "ancillary_variables": "n status",
+        "long_name": "uncentred anomaly correlation of the sea surface temperature",
+    },
+}
+_N_ATTRIBUTES = {
+    "units": "1",
+    "long_name": "number of cells scored: those that the truth and all forecasters have",
+    "cell_methods": "latitude: longitude: sum",
+}
+_FLIP_FLOP_ATTRIBUTES = {
+    **_DIFFERENCE,
+    "ancillary_variables": "status",
+    "long_name": "flip-flop index of the successive forecasts for the day, longest lead first",
+    "cell_methods": _CELLS_METHOD.format("mean"),
+    "references": "https://doi.org/10.1002/met.1732",
+}
+_STATUS_ATTRIBUTES = {
+    "standard_name": "status_flag",
+    "long_name": "whether the truth is the best its source gives, or may still be revised",
+    "flag_values": [PROVISIONAL, FINAL],
+    "flag_meanings": "provisional final",
+}
+_VALID_ATTRIBUTES = {"standard_name": "time", "long_name": "day the forecasts are for"}
+_INIT_ATTRIBUTES = {
+    "standard_name": "forecast_reference_time",
+    "long_name": "last observed day of each forecast scored",
+}
+_LEAD_ATTRIBUTES = {"standard_name": "forecast_period", "long_name": "lead time", "units": "days"}
+_SURFACE_ATTRIBUTES = {
+    "long_name": "which cells count",
+    "comment": f"ice_free leaves out cells with a sea ice fraction of {ICE_THRESHOLD} or more in the truth of the day",
+}
+
+
+def _attributes(settings: Settings) -> dict[str, Any]:
+    region, archive = settings.region, Archive(settings)
+    source = "synthetic" if settings.source.is_synthetic else "satellite"
+    return {
+        "Conventions": "CF-1.11, ACDD-1.3",
+        "title": f"{region.title}: skill of the sea surface temperature forecasts",
+        "summary": (
+            f"Errors and stability of the published forecasts and of three baselines against {source} daily analyses, "
+            "in kelvin (equal to °C for differences), by valid day, area, surface and lead time."
+        ),
+        "comment": (
+            "A log of which a row never changes: of several rows of the same valid_time the last counts, and reason "
+            "tells why it was written."
+        ),
+        "keywords": "sea surface temperature, forecast, verification, forecast skill",
+        "institution": "datlstm forecast service",
+        "project": "datlstm",
+        "source": f"{source} SST ({settings.source.kind}) against the forecasts of forecast.zarr",
+        "history": "written by datlstm",
+        "references": "none: synthetic" if settings.source.is_synthetic else OSTIA_REFERENCES,
+        "license": "https://creativecommons.org/licenses/by/4.0/",
+        "acknowledgement": archive.attribution() if archive.exists() else "",
+        "id": f"datlstm-{region.name}-skill",
+        "naming_authority": "datlstm",
+        "standard_name_vocabulary": "CF Standard Name Table v93",
+    }
 
 
 def _encoding(settings: Settings) -> dict[str, dict[str, Any]]:
     leads, nan = settings.model.lead_days, np.float32(np.nan)
-    block = {"chunks": (len(FORECASTERS), daily.LARGE_CHUNK, leads)}
-    per_lead = {"chunks": (daily.LARGE_CHUNK, leads)}
-    never = {"_FillValue": np.iinfo("int64").min, "fill_value": np.iinfo("int64").min}
+    samples = (CHUNK_ROWS, len(FORECASTERS), len(area_names(settings.region)), len(SURFACES))
+    score = {"_FillValue": nan, "fill_value": nan}
+    scalar = {"chunks": (daily.LARGE_CHUNK,)}
+    days = {"units": daily.DAY_UNITS, "dtype": "int32", "calendar": "standard"}
     return {
-        **dict.fromkeys(METRICS[:4], {**block, "_FillValue": nan, "fill_value": nan}),
-        "n": block,
-        **dict.fromkeys(PROVENANCE, per_lead),
-        "scored_at": {**per_lead, **never, "units": daily.SECOND_UNITS, "dtype": "int64"},
-        INIT_TIME: {"chunks": (daily.LARGE_CHUNK,), "units": daily.DAY_UNITS, "dtype": "int32", "calendar": "standard"},
+        **dict.fromkeys(METRICS, {**score, "chunks": (*samples, leads)}),
+        "n": {"chunks": (*samples, leads)},
+        "flip_flop": {**score, "chunks": samples},
+        **dict.fromkeys((*_TEXTS, "status", "definitions_version"), scalar),
+        **dict.fromkeys(_SECONDS, {**scalar, "units": daily.SECOND_UNITS, "dtype": "int64"}),
+        "valid_time": {**scalar, **days},
+        "init_time": {"chunks": (daily.LARGE_CHUNK, leads), **days, **NO_DAY},
     }

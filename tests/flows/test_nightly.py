@@ -62,7 +62,7 @@ def test_a_night_run_twice_changes_no_byte_and_says_so(store: Path, caplog: pyte
     assert contents(store) == before
     assert "0 days added, 0 revised" in caplog.text
     assert ": unchanged" in caplog.text
-    assert "0 forecasts scored" in caplog.text
+    assert "0 days scored" in caplog.text
 
 
 def test_a_night_whose_source_fails_still_forecasts_from_what_is_there_and_then_fails(

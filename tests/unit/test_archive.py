@@ -201,6 +201,19 @@ class TestAbsentDays:
         assert put({JAN_1: 280}).added == [JAN_1]
         assert Archive(settings).provenance()["quality"].tolist() == [0, 0]
 
+    def test_when_a_day_was_written_last_is_told_of_any_state(
+        self, settings: Settings, put: Put, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for seconds, kelvin_of_day in ((1_000, 280), (2_000, 281)):
+            monkeypatch.setattr("datlstm.archive.now_seconds", lambda now=seconds: now)
+            put({JAN_1: kelvin_of_day})
+            if seconds == 1_000:
+                before = Archive(settings).snapshot_id()
+        put({JAN_2: 280})
+        archive = Archive(settings)
+        assert archive.provenance()["ingested_at"].astype("int64").tolist() == [2_000, 2_000]
+        assert archive.provenance(before)["ingested_at"].astype("int64").tolist() == [1_000]
+
     def test_before_the_first_day_is_refused_like_a_field(self, put: Put) -> None:
         with pytest.raises(ArchiveError, match="2023-12-31 lies before"):
             put({JAN_1: 280}, absent={date(2023, 12, 31): ("P", "1")})

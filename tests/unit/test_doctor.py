@@ -12,7 +12,9 @@ from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.bundle import WEIGHTS, Bundle
 from datlstm.doctor import Check, examine
 from datlstm.ladder import nightly_forecast
-from datlstm.products.skill import skill_by_lead, verify
+from datlstm.products.scoring import verify
+from datlstm.products.skill import standing_skill
+from datlstm.products.skill_summary import skill_by_lead
 from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings
 from datlstm.store import Store
@@ -79,8 +81,9 @@ def test_a_healthy_store_is_well_in_every_check(published: Settings) -> None:
 
 def test_skill_is_judged_by_damped_persistence(published: Settings) -> None:
     verify(published, TODAY)
-    skill = skill_by_lead(published)
-    assert skill is not None
+    standing = standing_skill(published)
+    assert standing is not None
+    skill = skill_by_lead(standing)
     own, bar = (skill.sel(forecaster=name).mean().item() for name in ("forecast", "damped_persistence"))
     check = report(published)["skill"]
     assert check.state == ("ok" if own <= bar else "warn")
