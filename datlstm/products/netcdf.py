@@ -31,7 +31,7 @@ def lineage(init: xr.Dataset) -> dict[str, Any]:
     scalars = {str(name): field for name, field in init.data_vars.items() if not field.dims}
     return {
         name: field.item()
-        for name, field in scalars.items()
+        for name, field in sorted(scalars.items())
         if name != WRITTEN_AT and not any(flags in field.attrs for flags in FLAGS)
     }
 

@@ -1,6 +1,5 @@
-"""The forecast cube as analysts meet it: structure, idempotence, plain opening, and a conforming NetCDF file."""
+"""The forecast cube as analysts meet it: structure, idempotence, and plain opening."""
 
-import json
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -15,7 +14,6 @@ import zarr
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource, NightlyForecast, nightly_forecast
 from datlstm.products.forecast import forecast_cube, published_days, read_init
-from datlstm.products.netcdf import export_netcdf
 from datlstm.settings import Settings
 from datlstm.store import Store
 from tests.nights import publish_forecast
@@ -176,38 +174,3 @@ def test_an_analyst_needs_nothing_but_xarray(published: Settings, tmp_path: Path
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("[1, 2, 3, 4] days 29")
-
-
-def test_the_netcdf_export_conforms_to_cf_and_acdd(published: Settings, tmp_path: Path) -> None:
-    path, report = tmp_path / "forecast.nc", tmp_path / "report.json"
-    export_netcdf(published, FIRST, path)
-    checker = Path(sys.executable).with_name("compliance-checker")
-    tests = ["-t", "cf:1.11", "-t", "acdd:1.3"]
-    run = subprocess.run(
-        [checker, *tests, "-f", "json", "-o", report, path], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert report.exists(), run.stderr
-    for convention, found in json.loads(report.read_text()).items():
-        failed = [entry["msgs"] for entry in found["high_priorities"] if entry["value"][0] < entry["value"][1]]
-        assert failed == [], convention
-
-
-def test_the_netcdf_export_holds_the_published_init(published: Settings, tmp_path: Path) -> None:
-    path = tmp_path / "forecast.nc"
-    export_netcdf(published, FIRST, path)
-    init = read_init(published, FIRST)
-    assert init is not None
-    with xr.open_dataset(path, decode_timedelta=False) as file:
-        for name in ("sst", "sst_anomaly", "mask", "forecast_source", "valid_time", "init_time", "lead_time"):
-            np.testing.assert_array_equal(file[name].values, init[name].values)
-        assert file.attrs["model_id"] == init["model_id"].item()
-        assert file.attrs["input_age_days"] == 1
-        assert file.attrs["time_coverage_start"] == f"{FIRST + timedelta(days=1)}T00:00:00Z"
-        assert file["valid_time"].encoding["units"] == file["init_time"].encoding["units"] == "days since 1970-01-01"
-        assert file["mask"].attrs["flag_masks"].dtype == file["mask"].dtype
-
-
-def test_exporting_a_day_never_published_is_refused(published: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ProductError, match="no forecast was published from 2020-01-01"):
-        export_netcdf(published, date(2020, 1, 1), tmp_path / "forecast.nc")
-    assert list(tmp_path.glob("*.nc")) == []
