@@ -149,7 +149,10 @@ def _flags(settings: Settings) -> dict[str, int]:
 def _series(sst: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
     """Return observed and forecast days as one daily series ``(time, latitude, longitude)`` float32, as published."""
     forecast = sst.drop_vars("lead_time").rename(lead_time="time").assign_coords(time=sst["valid_time"].values)
-    fields = [days.reset_coords(drop=True).astype("float32") for days in (observed[-OBSERVED_DAYS:], forecast)]
+    fields = [
+        days.reset_coords(drop=True).astype("float32")
+        for days in (observed.isel(time=slice(-OBSERVED_DAYS, None)), forecast)
+    ]
     series = xr.concat(fields, "time", join="exact")
     if observed.sizes["time"] < OBSERVED_DAYS or not (np.diff(series["time"].values) == DAY).all():
         raise ProductError(

@@ -45,6 +45,7 @@ DAYS_OF_YEAR = 366
 FEBRUARY_29 = 59
 DIMS = ("dayofyear", "latitude", "longitude")
 BAND_BYTES = 2**28
+LONG_NAMES = {"climatology": "mean of the time of year", "threshold": "90th percentile of the time of year"}
 
 log = logging.getLogger(__name__)
 
@@ -158,12 +159,11 @@ def compute_baseline(archive: Archive, years: tuple[int, int], snapshot_id: str)
         xr.DataArray(
             field.reshape(DAYS_OF_YEAR, *archive.grid.shape),
             dims=DIMS,
+            name=name,
             coords={"dayofyear": np.arange(1, DAYS_OF_YEAR + 1, dtype="int32"), **archive.grid.coords()},
             attrs={"long_name": long_name, "units": "kelvin", "units_metadata": "temperature: on_scale"},
         )
-        for field, long_name in zip(
-            fields, ("mean of the time of year", "90th percentile of the time of year"), strict=True
-        )
+        for field, (name, long_name) in zip(fields, LONG_NAMES.items(), strict=True)
     )
     products = archive.open(snapshot_id)["source_product"].sel(time=days["time"]).values
     return HeatwaveBaseline(climatology, threshold, years, " + ".join(sorted({str(name) for name in products if name})))
@@ -250,13 +250,17 @@ def _normal_and_hot(series: NDArray[np.float32], place: NDArray[np.intp]) -> NDA
     """Return mean and percentile ``(2, day of year, cell)`` of ``(cell, time)``, pooled by ``place`` and smoothed."""
     window = np.arange(-POOLING_HALF_WIDTH_DAYS, POOLING_HALF_WIDTH_DAYS + 1)
     fields = np.empty((2, DAYS_OF_YEAR, series.shape[0]))
-    for day in range(DAYS_OF_YEAR):
+    for day in np.delete(np.arange(DAYS_OF_YEAR), FEBRUARY_29):
         pooled = (np.flatnonzero(place == day)[:, None] + window).ravel()
         fields[:, day] = _mean_and_percentile(series[:, pooled[(pooled >= 0) & (pooled < place.size)]])
     fields[:, FEBRUARY_29] = (fields[:, FEBRUARY_29 - 1] + fields[:, FEBRUARY_29 + 1]) / 2
     half = SMOOTHING_DAYS // 2
     around = np.concatenate([fields[:, -half:], fields, fields[:, :half]], axis=1)
-    return sliding_window_view(around, SMOOTHING_DAYS, axis=1).mean(axis=-1)
+    # Added day by day, so that a cell's last bit does not depend on the cells beside it.
+    smoothed = np.zeros_like(fields)
+    for shift in range(SMOOTHING_DAYS):
+        smoothed += around[:, shift : shift + DAYS_OF_YEAR]
+    return smoothed / SMOOTHING_DAYS
 
 
 def _mean_and_percentile(pool: NDArray[np.float32]) -> NDArray[np.float64]:
