@@ -126,12 +126,16 @@ def retrain(settings: SettingsName = None) -> None:
 
 @app.command()
 def verify(as_of: AsOf = None, settings: SettingsName = None) -> None:
-    """Score published forecasts whose truth has arrived, and print the skill by lead."""
-    from datlstm.products.scoring import verify as score
+    """Score published forecasts whose truth has arrived, publish the scores, and print the skill by lead."""
+    from datlstm.products.publication import publish
+    from datlstm.products.scoring import score
 
     chosen = _settings(settings)
-    report = _guarded(lambda: score(chosen, _day(as_of) or today()))
-    console.print(f"{len(report.scored)} days scored, {report.unchanged} unchanged")
+    scores = _guarded(lambda: score(chosen, _day(as_of) or today()))
+    if scores is None:
+        console.print("no truth is new or revised, the scores stand")
+    else:
+        console.print(f"{len(_guarded(lambda: publish(chosen, None, scores)).scored)} days scored")
     _guarded(lambda: _show_skill(chosen))
 
 

@@ -2,11 +2,11 @@
 
 from datetime import date
 
-from datlstm.lineage import record_settings
 from prefect.logging import get_run_logger
 
 from datlstm.drafts import save_draft
 from datlstm.ladder import nightly_forecast
+from datlstm.lineage import record_settings
 from datlstm.products.forecast import draft_forecast
 from datlstm.settings import load_settings
 from datlstm.store import Store

@@ -2,10 +2,10 @@
 
 from datetime import date
 
-from datlstm.products.scoring import score
 from prefect.logging import get_run_logger
 
 from datlstm.drafts import save_draft
+from datlstm.products.scoring import score
 from datlstm.settings import load_settings
 from datlstm.store import Store
 from tasks.step import step

@@ -34,7 +34,7 @@ def with_derived_fields(init: xr.Dataset) -> xr.Dataset:
     dims = init["sst"].dims
     init["heatwave_category"] = xr.Variable(dims, category, CATEGORY)
     init["threshold_flags"] = xr.Variable(dims, crossed, CROSSED)
-    init["cooling_rate_3d"] = xr.Variable(dims, init["sst_anomaly"].values / np.float32(3), COOLING)
+    init["sst_tendency_3d"] = xr.Variable(dims, init["sst_anomaly"].values / np.float32(3), COOLING)
     for name, value in LINEAGE.items():
         init[name] = xr.Variable((), np.array(value, np.dtypes.StringDType()), {"long_name": name})
     return init

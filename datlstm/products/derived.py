@@ -1,4 +1,4 @@
-"""What is derived from a forecast: marine heatwave categories, temperatures crossed, and how fast the sea cools.
+"""What is derived from a forecast: marine heatwave categories, temperatures crossed, and how fast the sea changes.
 
 The forecast is one deterministic field, so all of this is told as flags and values, not as probabilities.
 """
@@ -22,7 +22,7 @@ from datlstm.products.heatwave import (
 from datlstm.settings import Settings
 
 KELVIN = 273.15
-COOLING_DAYS = 3
+TENDENCY_DAYS = 3
 # A heatwave's run that reaches the first forecast day is long enough with these; cooling needs fewer.
 OBSERVED_DAYS = MINIMUM_DURATION_DAYS - 1
 NO_FORECAST = 64
@@ -85,16 +85,17 @@ def variables(settings: Settings) -> dict[str, DerivedVariable]:
                 **_DERIVED,
             },
         ),
-        "cooling_rate_3d": DerivedVariable(
+        "sst_tendency_3d": DerivedVariable(
             "float32",
             np.nan,
             True,
             {
-                "long_name": "mean cooling over the 3 days before the valid time, positive when the sea cools",
+                "standard_name": "tendency_of_sea_water_temperature",
+                "long_name": "change of the foundation temperature per day over 3 days, negative when the sea cools",
                 "units": "kelvin day-1",
                 "units_metadata": "temperature: difference",
                 "comment": (
-                    "(sst 3 days before the valid time - sst at the valid time) / 3; up to lead 3 the earlier day is "
+                    "(sst at the valid time - sst 3 days before it) / 3; up to lead 3 the earlier day is "
                     f"an observed one. {_DETERMINISTIC}"
                 ),
                 **_DERIVED,
@@ -119,7 +120,7 @@ def derive(
     made = {
         "heatwave_category": _category(series, baseline),
         "threshold_flags": _threshold_flags(settings, series),
-        "cooling_rate_3d": (series.shift(time=COOLING_DAYS) - series) / COOLING_DAYS,
+        "sst_tendency_3d": (series - series.shift(time=TENDENCY_DAYS)) / TENDENCY_DAYS,
     }
     leads = sst.sizes["lead_time"]
     return xr.Dataset(

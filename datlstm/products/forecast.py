@@ -77,7 +77,7 @@ def stage_forecast(cube: Cube, writer: CubeWriter, draft: xr.Dataset) -> tuple[O
     """
     rows = {str(name): _as_stored(field.values) for name, field in draft.variables.items()}
     init = cube.preview(rows).isel({INIT_TIME: 0})
-    day = day_of(init)
+    day = init_day_of(init)
     standing = init_in(writer.committed, day)
     if standing is None:
         writer.stage(rows | {INIT_TIME: _new_days(writer, day)})
@@ -101,9 +101,9 @@ def surface_mask(settings: Settings, init_day: date, snapshot_id: str) -> xr.Dat
     return xr.DataArray((state["mask"] | ICE * ice).astype("int8"))
 
 
-def day_of(init: xr.Dataset) -> date:
-    """Return the day an init started from."""
-    return date.fromisoformat(str(init[INIT_TIME].values)[:10])
+def init_day_of(init: xr.Dataset) -> date:
+    """Return the day a published init, as `read_init` gives it, starts from."""
+    return init[INIT_TIME].values.astype("datetime64[D]").item()
 
 
 def read_init(settings: Settings, init_day: date) -> xr.Dataset | None:

@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 from datlstm.errors import ProductError
 from datlstm.ladder import ForecastSource
 from datlstm.plots import quicklook_path
-from datlstm.products.forecast import FORECAST_PATH
-from datlstm.products.netcdf import init_day_of, netcdf_path
+from datlstm.products.forecast import FORECAST_PATH, init_day_of
+from datlstm.products.netcdf import netcdf_path
 from datlstm.products.skill import SKILL_PATH
 from datlstm.products.stac import COLLECTION, SKILL_SUMMARY, item_path
 from datlstm.settings import Settings

@@ -9,7 +9,7 @@ import xarray as xr
 
 from datlstm import daily
 from datlstm.errors import ProductError
-from datlstm.products.forecast import INIT_TIME, read_init
+from datlstm.products.forecast import init_day_of, read_init
 from datlstm.settings import Settings
 
 FLAGS = ("flag_values", "flag_masks")
@@ -19,11 +19,6 @@ WRITTEN_AT = "created_at"
 def netcdf_path(init_day: date) -> str:
     """Return the path in the store of one init's file."""
     return f"netcdf/{init_day}.nc"
-
-
-def init_day_of(init: xr.Dataset) -> date:
-    """Return the day a published init, as `read_init` gives it, starts from."""
-    return init[INIT_TIME].values.astype("datetime64[D]").item()
 
 
 def lineage(init: xr.Dataset) -> dict[str, Any]:

@@ -7,16 +7,14 @@ grow, the lengths it names select exactly what was there when it was written: wh
 of it. A publication that was killed is completed by the next.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
 import xarray as xr
 
-from datlstm.cube import CubeWriter
 from datlstm.errors import ProductError
 from datlstm.plots import quicklook, quicklook_path
-from datlstm.products.forecast import Outcome, day_of, days_in, forecast_cube, init_in, stage_forecast
+from datlstm.products.forecast import Outcome, days_in, forecast_cube, init_day_of, init_in, stage_forecast
 from datlstm.products.latest import LATEST, PAGE, latest
 from datlstm.products.netcdf import netcdf_bytes, netcdf_path
 from datlstm.products.skill import FORECASTERS, SCORING, skill_cube, stage, standing
@@ -31,15 +29,16 @@ Documents = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Publication:
-    """What became visible: what came of the forecast that was given, the newest init, the valid days scored, the page.
-
-    ``forecast`` is None when none was given.
-    """
+    """What became visible: what came of the forecast, None when none was given, newest init, scored days, the page."""
 
     forecast: Outcome | None
     newest: date
     scored: list[date]
     page: str
+
+    def __str__(self) -> str:
+        forecast = f"forecast {self.forecast}" if self.forecast else "no new forecast"
+        return f"{forecast}, the newest is from {self.newest}; {len(self.scored)} days scored; {self.page}"
 
 
 def publish(settings: Settings, forecast: xr.Dataset | None, scores: xr.Dataset | None) -> Publication:
@@ -52,12 +51,46 @@ def publish(settings: Settings, forecast: xr.Dataset | None, scores: xr.Dataset 
     store, cube = Store(settings.store), forecast_cube(settings)
     with cube.writing() as forecasts, skill_cube(settings).writing() as skill:
         outcome, init = (None, None) if forecast is None else stage_forecast(cube, forecasts, forecast)
-        days = days_in(forecasts.committed)
-        if init is not None and outcome == "published":
-            days.append(day_of(init))
+        days = days_in(forecasts.committed) + ([init_day_of(init)] if init and outcome == "published" else [])
+        if not days:
+            raise ProductError("nothing is published yet: run `datlstm nightly`")
+        newest = init if init and init_day_of(init) == days[-1] else init_in(forecasts.committed, days[-1])
+        assert newest is not None
         staged = None if scores is None else stage(skill, scores)
-        newest = init if init is not None and day_of(init) == days[-1:] else _newest(forecasts, days)
-        _write_new(store, _documents_of_init(settings, newest))
-        _write_new(store, ...)
+        log = [rows.load() for rows in (skill.committed, staged) if rows is not None and rows.sizes[SCORING]]
+        standing_scores = standing(xr.concat(log, SCORING)) if log else None
+        hidden, shown = _documents(settings, newest, days, standing_scores, forecasts.length, skill.length)
+        for path, content in _news(store, hidden).items():
+            store.write(path, content)
+        news = _news(store, shown)
         forecasts.commit()
         skill.commit()
+        for path, content in news.items():
+            store.write(path, content)
+    scored = [] if staged is None else staged["valid_time"].values.astype("datetime64[D]").tolist()
+    return Publication(outcome, days[-1], scored, store.url_of(PAGE))
+
+
+def _documents(
+    settings: Settings, init: xr.Dataset, days: list[date], scores: xr.Dataset | None, inits: int, scorings: int
+) -> tuple[Documents, Documents]:
+    """Return, by path in the order to be written, what leads nowhere, and what readers start from."""
+    day = init_day_of(init)
+    catalogue = documents(settings, init, days, scorings)
+    skill = None if scores is None else skill_by_lead(scores)
+    table = [] if skill is None else [(name, skill.sel(forecaster=name).values.tolist()) for name in FORECASTERS]
+    hidden = {
+        netcdf_path(day): netcdf_bytes(init),
+        quicklook_path(day): quicklook(init, title(settings, init)),
+        item_path(day): catalogue.pop(item_path(day)),
+    }
+    shown = {} if scores is None else {SKILL_SUMMARY: as_json(summary(scores))}
+    shown |= catalogue
+    shown[PAGE] = page(settings, init, table, days)
+    shown[LATEST] = as_json(latest(settings, init, inits, scorings))
+    return hidden, shown
+
+
+def _news(store: Store, documents: Documents) -> Documents:
+    """Return those documents that the store has not, or with another content."""
+    return {path: content for path, content in documents.items() if store.read(path) != content}

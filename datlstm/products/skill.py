@@ -17,7 +17,8 @@ from datlstm.areas import area_names
 from datlstm.cube import Cube, CubeWriter
 from datlstm.errors import ProductError
 from datlstm.products.basis import bases
-from datlstm.products.forecast import ICE_THRESHOLD, NO_DAY, OSTIA_REFERENCES
+from datlstm.products.forecast import ICE_THRESHOLD
+from datlstm.products.structure import NO_DAY, OSTIA_REFERENCES
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.verification import METRICS

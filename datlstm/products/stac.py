@@ -21,8 +21,8 @@ from pystac.extensions.file import FileExtension
 
 from datlstm.ladder import ForecastSource
 from datlstm.plots import quicklook_path
-from datlstm.products.forecast import FORECAST_PATH, INIT_TIME
-from datlstm.products.netcdf import WRITTEN_AT, init_day_of, lineage, netcdf_bytes, netcdf_path, utc, valid_period
+from datlstm.products.forecast import FORECAST_PATH, INIT_TIME, init_day_of
+from datlstm.products.netcdf import WRITTEN_AT, lineage, netcdf_bytes, netcdf_path, utc, valid_period
 from datlstm.products.skill import SKILL_PATH
 from datlstm.settings import Settings
 from datlstm.store import as_json

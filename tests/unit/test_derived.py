@@ -142,19 +142,19 @@ def test_five_warm_temperatures_fit_into_the_bits(small: Settings) -> None:
     assert variables(settings)["threshold_flags"].attributes["flag_masks"] == [1, 2, 4, 8, 16, 32, 64]
 
 
-def test_cooling_is_positive_and_joins_observed_days(small: Settings) -> None:
+def test_the_tendency_is_negative_when_the_sea_cools_and_joins_observed_days(small: Settings) -> None:
     derived = made(small, [17.0, 17.0, 17.0, 14.0, 20.0, 17.0], [99.0, 20.0, 18.5, 17.0])
-    rates = at_sea(derived, "cooling_rate_3d")
-    np.testing.assert_allclose(rates, [1.0, 0.5, 0.0, 1.0, -1.0, 0.0], atol=2e-5)
+    rates = at_sea(derived, "sst_tendency_3d")
+    np.testing.assert_allclose(rates, [-1.0, -0.5, 0.0, -1.0, 1.0, 0.0], atol=2e-5)
 
 
-def test_cooling_is_missing_where_either_day_is(small: Settings) -> None:
+def test_the_tendency_is_missing_where_either_day_is(small: Settings) -> None:
     derived = made(small, [17.0, 17.0, np.nan, 14.0, 20.0, 17.0], [20.0, np.nan, 18.5, 17.0])
-    assert np.isnan(at_sea(derived, "cooling_rate_3d")).tolist() == [True, False, True, False, False, True]
+    assert np.isnan(at_sea(derived, "sst_tendency_3d")).tolist() == [True, False, True, False, False, True]
     assert at_sea(derived, "threshold_flags") == [0, 0, 64, 0, 0, 0]
 
 
-def test_cooling_is_of_the_published_single_precision_values(small: Settings) -> None:
+def test_the_tendency_is_of_the_published_single_precision_values(small: Settings) -> None:
     forecast, observed = (
         daily(small, [20.0] * 4, first, dim) for first, dim in (("2024-02-28", "lead_time"), ("2024-02-24", "time"))
     )
@@ -192,7 +192,7 @@ def test_a_decoding_reader_gets_missing_categories_as_nan_and_flags_as_integers(
         assert read["heatwave_category"].isnull().values[:, ~SEA].all()
         assert (read["heatwave_category"].values[:, SEA] == 1).all()
         assert read["threshold_flags"].dtype == np.int8
-        assert read["cooling_rate_3d"].isnull().values[:, ~SEA].all()
+        assert read["sst_tendency_3d"].isnull().values[:, ~SEA].all()
 
 
 def encoded(variable: DerivedVariable) -> dict[str, object]:
