@@ -32,7 +32,7 @@ def quicklook(init: xr.Dataset, title: str) -> bytes:
     celsius = init["sst"].sel(lead_time=leads) - ZERO_CELSIUS_KELVIN
     anomaly = init["sst_anomaly"].sel(lead_time=leads)
     figure = Figure(
-        figsize=(3.2 * len(leads), 1.2 + 2 * min(2.9 * _height_by_width(celsius), 4.0)), layout="constrained"
+        figsize=(3.2 * len(leads), 1.2 + 2 * min(2.5 * _height_by_width(celsius), 4.0)), layout="constrained"
     )
     axes = figure.subplots(2, len(leads), squeeze=False)
     _row(figure, axes[0], celsius, "SST (°C)", "turbo", *np.nanpercentile(celsius, (0.5, 99.5)))

@@ -1,23 +1,39 @@
-"""The page, the picture and the pointer."""
+"""The page and the picture, and that what they point to is there."""
 
 import io
+import re
 from datetime import timedelta
 
 import matplotlib.image
+import numpy as np
 import pytest
+import xarray as xr
 
 from datlstm.errors import ProductError
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import published_days
+from datlstm.plots import quicklook
+from datlstm.products.forecast import publish_forecast, published_days, read_init
+from datlstm.products.outlook import outlook
 from datlstm.products.skill import skill_by_lead, verify
 from datlstm.settings import Settings
+from datlstm.site import page as page_of
 from datlstm.site import publish_site
 from datlstm.store import Store
-from tests.nights import publish_forecast
+from tests.derived_fields import LINEAGE, with_derived_fields
+
+FLAG_VARIABLES = ("heatwave_category", "threshold_flags")
 
 
 def page(settings: Settings) -> str:
     return (Store(settings.store).read("site/index.html") or b"").decode()
+
+
+@pytest.fixture
+def init(published: Settings) -> xr.Dataset:
+    """The newest published init with everything that is derived from a forecast."""
+    found = read_init(published, published_days(published)[-1])
+    assert found is not None
+    return with_derived_fields(found)
 
 
 def test_the_page_shows_picture_model_and_numbers(published: Settings) -> None:
@@ -47,6 +63,80 @@ def test_the_picture_is_an_image_with_colours(published: Settings) -> None:
     pixels = matplotlib.image.imread(io.BytesIO(picture), format="png")
     assert pixels.shape[0] > 500 and pixels.shape[1] > 500
     assert len({tuple(pixel) for pixel in pixels[::7, ::7, :3].reshape(-1, 3).round(2).tolist()}) > 50
+
+
+def test_everything_the_page_and_the_pointer_name_is_there(published: Settings) -> None:
+    publish_site(published)
+    store = Store(published.store)
+    hrefs = re.findall(r'(?:href|src)="([^"]+)"', page(published))
+    latest = store.read_json("latest.json")
+    named = [latest["netcdf"], latest["quicklook"], latest["page"], *latest["stac"].values()]
+    paths = [href.removeprefix("../") for href in hrefs] + [url.removeprefix(f"{store.url}/") for url in named]
+    assert len(paths) == 10
+    assert [path for path in paths if store.read(path) is None] == []
+    assert latest["forecast"]["inits"] == len(published_days(published))
+    assert latest["skill"]["scorings"] == 0
+
+
+def test_the_page_is_made_of_its_arguments_alone(published: Settings, init: xr.Dataset) -> None:
+    days = published_days(published)
+    gone = published.replace(store=f"{published.store}-that-never-was")
+    made = page_of(gone, init, [("forecast", [0.25, 0.5, float("nan"), 1.0])], days).decode()
+    assert "<td>forecast</td><td>0.25</td><td>0.50</td><td>–</td><td>1.00</td>" in made
+    assert 'href="../skill/summary.json"' in made
+    assert "6\nforecasts published" in made
+    assert page_of(gone, init, [("forecast", [0.25, 0.5, float("nan"), 1.0])], days).decode() == made
+
+
+def test_the_page_tells_how_the_forecast_was_made(published: Settings, init: xr.Dataset) -> None:
+    made = page_of(published, init, [], published_days(published)).decode()
+    for name, value in {**LINEAGE, "archive_snapshot": init["archive_snapshot"].item()}.items():
+        assert f"<dt>{name.replace('_', ' ')}</dt><dd>{value}</dd>" in made
+
+
+def test_the_page_warns_of_heatwaves_and_thresholds(published: Settings, init: xr.Dataset) -> None:
+    lines = [
+        "Marine heatwaves: strong at most, over up to 25 % of the sea (day 2).",
+        "Warmer than 24 celsius: over up to 50 % of the sea (day 3).",
+    ]
+    assert outlook(init) == lines
+    made = page_of(published, init, [], published_days(published)).decode()
+    assert all(f"<li>{line}</li>" in made for line in lines)
+
+
+def test_a_calm_or_unknown_sea_is_told_as_that(init: xr.Dataset) -> None:
+    category = init["heatwave_category"]
+    calm = init.assign(heatwave_category=category.clip(max=0).assign_attrs(category.attrs)).drop_vars("threshold_flags")
+    assert outlook(calm) == ["Marine heatwaves: none."]
+    unknown = calm.assign(heatwave_category=(category * 0 - 1).assign_attrs(category.attrs))
+    assert outlook(unknown) == ["Marine heatwaves: no category is told, for want of years to compare with."]
+    assert outlook(unknown.drop_vars("heatwave_category")) == []
+
+
+def test_a_heatwave_of_one_cell_is_not_rounded_away(init: xr.Dataset) -> None:
+    category = init["heatwave_category"].clip(max=0)
+    category.values[3][tuple(np.argwhere(init["sst"][3].notnull().values)[0])] = 4
+    category.attrs = init["heatwave_category"].attrs
+    assert outlook(init.assign(heatwave_category=category))[0] == (
+        "Marine heatwaves: extreme at most, over less than 1 % of the sea (day 4)."
+    )
+
+
+def test_missing_cells_count_the_same_when_they_were_decoded_to_nan(init: xr.Dataset) -> None:
+    decoded = {name: init[name].where(init[name] != -1).astype("float32") for name in FLAG_VARIABLES}
+    assert outlook(init.assign(decoded)) == outlook(init)
+
+
+def test_the_picture_outlines_heatwaves(init: xr.Dataset) -> None:
+    def black(picture: bytes) -> int:
+        pixels = matplotlib.image.imread(io.BytesIO(picture), format="png")[150:]
+        return int((pixels[..., :3].max(-1) < 0.2).sum())
+
+    category = init["heatwave_category"]
+    everywhere = init.assign(heatwave_category=category.where(category != 0, 1).assign_attrs(category.attrs))
+    one_day = everywhere.isel(lead_time=[0])
+    without = quicklook(one_day.drop_vars("heatwave_category"), "x")
+    assert black(quicklook(one_day, "x")) > black(without) + 500
 
 
 def test_publishing_twice_writes_nothing(published: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
