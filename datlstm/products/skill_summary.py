@@ -71,18 +71,17 @@ def summary(standing: xr.Dataset) -> dict[str, Any]:
 def _summary_of(window: xr.Dataset) -> dict[str, Any]:
     days = window["valid_time"].values.astype("datetime64[D]")
     scores = pooled(window, "valid_time").assign(flip_flop=window["flip_flop"].mean("valid_time"))
-    names = (*METRICS, "n", "flip_flop")
+    samples = ("forecaster", "area", "surface")
+    tables = {
+        name: _plain(scores[name].transpose(*samples, ...).values.tolist()) for name in (*METRICS, "n", "flip_flop")
+    }
+    forecasters, areas, surfaces = (list(enumerate(scores[name].values.tolist())) for name in samples)
     skill = {
         forecaster: {
-            area: {
-                surface: {
-                    name: _plain(scores[name].sel(forecaster=forecaster, area=area, surface=surface)) for name in names
-                }
-                for surface in scores["surface"].values.tolist()
-            }
-            for area in scores["area"].values.tolist()
+            area: {surface: {name: table[i][j][k] for name, table in tables.items()} for k, surface in surfaces}
+            for j, area in areas
         }
-        for forecaster in scores["forecaster"].values.tolist()
+        for i, forecaster in forecasters
     }
     return {
         "first_day": str(days[0]),
@@ -93,12 +92,9 @@ def _summary_of(window: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _plain(score: xr.DataArray) -> list[float | int | None] | float | None:
-    """Return numbers as JSON can tell them."""
-    if score.dtype.kind != "f":
-        return score.values.tolist()
+def _plain(values: Any) -> Any:
+    """Return numbers, nested as they are, as JSON can tell them."""
+    if isinstance(values, list):
+        return [_plain(value) for value in values]
     # Adding zero turns -0.0, which JSON would tell, into 0.0.
-    rounded = np.round(score.values.astype("float64"), DECIMALS) + 0.0
-    plain = rounded.astype(object)
-    plain[np.isnan(rounded)] = None
-    return plain.tolist()
+    return values if isinstance(values, int) else None if np.isnan(values) else round(values, DECIMALS) + 0.0
