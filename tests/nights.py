@@ -1,7 +1,13 @@
-"""Nights of the tests that publish a forecast alone, without scores and pages."""
+"""Parts of a night by themselves: the forecast cube alone, the skill cube alone, and all that is made of them."""
+
+from dataclasses import dataclass, field
+from datetime import date
 
 from datlstm.ladder import NightlyForecast
 from datlstm.products.forecast import Outcome, draft_forecast, forecast_cube, stage_forecast
+from datlstm.products.publication import publish
+from datlstm.products.scoring import score
+from datlstm.products.skill import skill_cube, skill_log, stage
 from datlstm.settings import Settings
 
 
@@ -12,3 +18,33 @@ def publish_forecast(settings: Settings, made: NightlyForecast) -> Outcome:
         outcome, _ = stage_forecast(cube, writer, draft_forecast(settings, made))
         writer.commit()
     return outcome
+
+
+def publish_pages(settings: Settings) -> str:
+    """Publish what is made of the cubes, and return the page's URL."""
+    return publish(settings, None, None).page
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """The valid days whose scores were written, and the number of those whose scores stand as they were."""
+
+    scored: list[date] = field(default_factory=list)
+    unchanged: int = 0
+
+
+def verify(settings: Settings, forecast_date: date) -> VerificationReport:
+    """Put new scores into the cube."""
+    news = score(settings, forecast_date)
+    written: list[date] = []
+    if news is not None:
+        with skill_cube(settings).writing() as writer:
+            written = stage(writer, news)["valid_time"].values.astype("datetime64[D]").tolist()
+            writer.commit()
+    rows = skill_log(settings)
+    stands = (
+        set()
+        if rows is None
+        else {day for day in rows["valid_time"].values.astype("datetime64[D]").tolist() if day < forecast_date}
+    )
+    return VerificationReport(written, len(stands.difference(written)))

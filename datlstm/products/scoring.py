@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -27,9 +27,7 @@ from datlstm.products.skill import (
     ICE_FREE,
     PROVISIONAL,
     SCORING,
-    skill_cube,
     skill_log,
-    stage,
 )
 from datlstm.quality import UNUSABLE
 from datlstm.settings import Settings
@@ -40,27 +38,6 @@ from datlstm.verification import DEFINITIONS_VERSION
 BLOCK_DAYS = 20
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """The valid days whose scores were written, and the number of those whose scores stand as they were."""
-
-    scored: list[date] = field(default_factory=list)
-    unchanged: int = 0
-
-
-def verify(settings: Settings, forecast_date: date) -> VerificationReport:
-    """Write the scores of `score` in one commit. Raises as `score` and `skill.stage` do."""
-    news = score(settings, forecast_date)
-    written: list[date] = []
-    if news is not None:
-        with skill_cube(settings).writing() as writer:
-            written = _days(stage(writer, news)["valid_time"])
-            writer.commit()
-    rows = skill_log(settings)
-    stands = set() if rows is None else {day for day in _days(rows["valid_time"]) if day < forecast_date}
-    return VerificationReport(written, len(stands.difference(written)))
 
 
 def score(settings: Settings, forecast_date: date) -> xr.Dataset | None:

@@ -12,14 +12,13 @@ from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.bundle import WEIGHTS, Bundle
 from datlstm.doctor import Check, examine
 from datlstm.ladder import nightly_forecast
-from datlstm.products.scoring import verify
 from datlstm.products.skill import standing_skill
 from datlstm.products.skill_summary import skill_by_lead
 from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings
 from datlstm.store import Store
 from tests.fake_source import FakeSource, record
-from tests.nights import publish_forecast
+from tests.nights import publish_forecast, verify
 
 LAST_DAY = date(2024, 5, 31)
 TODAY = LAST_DAY + timedelta(days=1)

@@ -12,14 +12,15 @@ import xarray as xr
 from datlstm.errors import ProductError
 from datlstm.ladder import nightly_forecast
 from datlstm.plots import quicklook
-from datlstm.products.forecast import publish_forecast, published_days, read_init
+from datlstm.products.forecast import published_days, read_init
 from datlstm.products.outlook import outlook
-from datlstm.products.skill import skill_by_lead, verify
+from datlstm.products.skill import standing_skill
+from datlstm.products.skill_summary import skill_by_lead
 from datlstm.settings import Settings
 from datlstm.site import page as page_of
-from datlstm.site import publish_site
 from datlstm.store import Store
 from tests.derived_fields import LINEAGE, with_derived_fields
+from tests.nights import publish_forecast, publish_pages, verify
 
 FLAG_VARIABLES = ("heatwave_category", "threshold_flags")
 
@@ -39,7 +40,7 @@ def init(published: Settings) -> xr.Dataset:
 def test_the_page_shows_picture_model_and_numbers(published: Settings) -> None:
     newest = published_days(published)[-1]
     verify(published, newest + timedelta(days=5))
-    url = publish_site(published)
+    url = publish_pages(published)
     text, store = page(published), Store(published.store)
     assert url == store.url_of("site/index.html")
     assert f'src="../quicklook/{newest}.png"' in text
@@ -49,15 +50,16 @@ def test_the_page_shows_picture_model_and_numbers(published: Settings) -> None:
     assert latest["quicklook"] == store.url_of(f"quicklook/{newest}.png")
     assert latest["model_id"] in text
     assert "SYNTHETIC" in text
-    skill = skill_by_lead(published)
-    assert skill is not None
+    standing = standing_skill(published)
+    assert standing is not None
+    skill = skill_by_lead(standing)
     for name in ("forecast", "persistence", "climatology", "damped_persistence"):
         cells = "".join(f"<td>{value:.2f}</td>" for value in skill.sel(forecaster=name).values)
         assert f"<td>{name.replace('_', ' ')}</td>{cells}" in text
 
 
 def test_the_picture_is_an_image_with_colours(published: Settings) -> None:
-    publish_site(published)
+    publish_pages(published)
     picture = Store(published.store).read(f"quicklook/{published_days(published)[-1]}.png")
     assert picture is not None and picture.startswith(b"\x89PNG\r\n")
     pixels = matplotlib.image.imread(io.BytesIO(picture), format="png")
@@ -66,7 +68,7 @@ def test_the_picture_is_an_image_with_colours(published: Settings) -> None:
 
 
 def test_everything_the_page_and_the_pointer_name_is_there(published: Settings) -> None:
-    publish_site(published)
+    publish_pages(published)
     store = Store(published.store)
     hrefs = re.findall(r'(?:href|src)="([^"]+)"', page(published))
     latest = store.read_json("latest.json")
@@ -140,18 +142,18 @@ def test_the_picture_outlines_heatwaves(init: xr.Dataset) -> None:
 
 
 def test_publishing_twice_writes_nothing(published: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_site(published)
+    publish_pages(published)
     written: list[str] = []
     monkeypatch.setattr(Store, "write", lambda self, path, content: written.append(path))
-    publish_site(published)
+    publish_pages(published)
     assert written == []
 
 
 def test_a_new_night_moves_the_page(published: Settings) -> None:
-    publish_site(published)
+    publish_pages(published)
     before, newest = page(published), published_days(published)[-1]
     publish_forecast(published, nightly_forecast(published, newest + timedelta(days=2)))
-    publish_site(published)
+    publish_pages(published)
     assert page(published) != before
     assert Store(published.store).read_json("latest.json")["init_time"] == str(newest + timedelta(days=1))
     assert Store(published.store).read(f"quicklook/{newest}.png") is not None
@@ -161,18 +163,18 @@ def test_what_settings_say_is_escaped(published: Settings) -> None:
     hostile = published.replace(
         region=published.region.model_copy(update={"title": "<script>alert('Bohai')</script> & more"})
     )
-    publish_site(hostile)
+    publish_pages(hostile)
     assert "<script" not in page(hostile)
     assert "&lt;script&gt;alert(&#39;Bohai&#39;)&lt;/script&gt; &amp; more" in page(hostile)
 
 
 def test_before_any_truth_the_page_says_so(published: Settings) -> None:
-    publish_site(published)
+    publish_pages(published)
     assert "No forecast's truth has arrived yet." in page(published)
     assert "<table>" not in page(published)
 
 
 def test_before_the_first_forecast_there_is_no_page(settings: Settings) -> None:
     with pytest.raises(ProductError, match="datlstm nightly"):
-        publish_site(settings)
+        publish_pages(settings)
     assert page(settings) == ""

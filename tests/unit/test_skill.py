@@ -17,7 +17,7 @@ from datlstm.errors import ProductError, SettingsError
 from datlstm.ladder import nightly_forecast
 from datlstm.products import scoring
 from datlstm.products.forecast import read_init
-from datlstm.products.scoring import VerificationReport, score, verify
+from datlstm.products.scoring import score
 from datlstm.products.skill import FINAL, FORECASTERS, PROVISIONAL, skill_cube, stage, standing, standing_skill
 from datlstm.products.skill_summary import by_init, skill_by_lead, summary
 from datlstm.registry import champion_id
@@ -25,6 +25,7 @@ from datlstm.settings import Settings, SubBasin
 from datlstm.staged import StagedZarr
 from datlstm.store import Store, as_json
 from datlstm.verification import METRICS
+from tests.nights import VerificationReport, publish_forecast, verify
 
 FIRST, N_INITS, LEADS = date(2024, 5, 20), 6, 4
 INITS = [FIRST + timedelta(days=i) for i in range(N_INITS)]
