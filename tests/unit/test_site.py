@@ -138,7 +138,7 @@ def test_the_picture_outlines_heatwaves(init: xr.Dataset) -> None:
     everywhere = init.assign(heatwave_category=category.where(category != 0, 1).assign_attrs(category.attrs))
     one_day = everywhere.isel(lead_time=[0])
     without = quicklook(one_day.drop_vars("heatwave_category"), "x")
-    assert black(quicklook(one_day, "x")) > black(without) + 500
+    assert black(quicklook(one_day, "x")) > black(without) + 200
 
 
 def test_publishing_twice_writes_nothing(published: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
