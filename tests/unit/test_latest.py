@@ -8,11 +8,12 @@ import xarray as xr
 
 from datlstm.errors import ProductError
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import forecast_cube, publish_forecast, read_init
+from datlstm.products.forecast import forecast_cube, read_init
 from datlstm.products.latest import LATEST, latest, read_latest
-from datlstm.products.skill import skill_cube, verify
+from datlstm.products.skill import skill_cube
 from datlstm.settings import Settings
 from datlstm.store import Store, as_json
+from tests.nights import publish_forecast, verify
 
 FIRST, N_INITS = date(2024, 5, 20), 6
 NEWEST = FIRST + timedelta(days=N_INITS - 1)

@@ -48,13 +48,14 @@ def test_the_cube_has_the_declared_structure(published: Settings) -> None:
     cube = opened(published)
     assert dict(cube.sizes) == {"init_time": N_INITS, "lead_time": LEADS, "latitude": 16, "longitude": 16}
     dims = {name: cube[name].dims for name in cube.variables}
-    names = ("model_id", "archive_snapshot", "settings_hash", "code_version")
+    names = ("model_id", "archive_snapshot", "settings_hash", "code_version", "heatwave_baseline")
     per_init = ("forecast_source", *names, "input_age_days", "n_missing_inputs", "created_at")
     assert dims == {
         **{name: (name,) for name in FIELDS},
         "valid_time": FIELDS[:2],
         "sst": FIELDS,
         "sst_anomaly": FIELDS,
+        **dict.fromkeys(("heatwave_category", "threshold_flags", "sst_tendency_3d"), FIELDS),
         "mask": ("init_time", "latitude", "longitude"),
         **dict.fromkeys(per_init, ("init_time",)),
     }

@@ -17,12 +17,13 @@ from pystac.extensions.file import FileExtension
 from pystac.validation import validate_dict
 
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import publish_forecast, published_days, read_init
+from datlstm.products.forecast import published_days, read_init
 from datlstm.products.netcdf import netcdf_bytes
 from datlstm.products.stac import COLLECTION, FORECAST_EXTENSION, ZARR_EXTENSION, documents, item, item_path
 from datlstm.settings import Settings
 from datlstm.store import Store
 from tests.derived_fields import LINEAGE, with_derived_fields
+from tests.nights import publish_forecast
 
 FIRST, N_INITS, LEADS = date(2024, 5, 20), 6, 4
 DAYS = [FIRST + timedelta(days=i) for i in range(N_INITS)]

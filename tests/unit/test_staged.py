@@ -65,6 +65,11 @@ def stage(staged: StagedZarr, length: int) -> StagedZarr:
     return staged
 
 
+def committed(staged: StagedZarr, length: int) -> None:
+    stage(staged, length).commit()
+    staged.follow_up()
+
+
 def seen(store: Store) -> list[int]:
     """Return what a reader of consolidated metadata sees."""
     group = zarr.open_group(store.zarr(PATH, read_only=True), mode="r", use_consolidated=True)
@@ -141,16 +146,16 @@ def test_a_writer_that_lost_its_right_writes_nothing_more(store: Store) -> None:
     assert {path: store.read(path) for path in store.list(PATH)} == written
 
 
-def test_stale_array_documents_are_not_believed(store: Store) -> None:
-    stage(staged_at(store), 3).commit()
+def test_stale_array_documents_are_not_believed_and_the_next_change_mends_them(store: Store) -> None:
+    committed(staged_at(store), 3)
     stale = store.read(f"{PATH}/x/{ROOT_DOCUMENT}")
     assert stale is not None
-    stage(staged_at(store), 6).commit()
+    committed(staged_at(store), 6)
     store.write(f"{PATH}/x/{ROOT_DOCUMENT}", stale)
     resumed = zarr.open_group(staged_at(store), mode="r+", use_consolidated=False)
     assert resumed["x"].shape == (6,)  # type: ignore[union-attr]
     assert seen(store) == [1, 2, 3, 4, 5, 6]
-    stage(staged_at(store), 7).commit()
+    committed(staged_at(store), 7)
     assert zarr.open_array(store.zarr(PATH), path="x", mode="r").shape == (7,)
 
 
