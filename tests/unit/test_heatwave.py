@@ -14,7 +14,7 @@ from datlstm.errors import ProductError
 from datlstm.grid import Grid
 from datlstm.products import heatwave
 from datlstm.products.heatwave import HeatwaveBaseline, baseline, categories, compute_baseline
-from datlstm.settings import HeatwaveSettings, ProductSettings, Settings
+from datlstm.settings import HeatwaveSettings, Settings
 from datlstm.store import Store
 
 SEA = np.array([[True, True], [True, False]])
@@ -34,9 +34,9 @@ def small(settings: Settings) -> Settings:
 def fill_days(small: Settings) -> Fill:
     """Put a noisy seasonal sea into the archive and return its state."""
 
-    def fill(days: list[date], seed: int = 0) -> str:
+    def fill(days: list[date], seed: int = 0, settings: Settings = small) -> str:
         time = pd.DatetimeIndex(days).as_unit("ns")
-        dims, grid = ("time", "latitude", "longitude"), Grid.from_region(small.region)
+        dims, grid = ("time", "latitude", "longitude"), Grid.from_region(settings.region)
         noise = np.random.default_rng(seed).gamma(1.5, 1.2, (len(days), *grid.shape))
         season = 285 - 10 * np.cos(2 * np.pi * (time.day_of_year.values - 30) / 365.25)
         sst = xr.DataArray(np.where(SEA, season[:, None, None] + noise, np.nan), dims=dims).astype("float32")
@@ -53,17 +53,13 @@ def fill_days(small: Settings) -> Fill:
             {"time": time, **grid.coords()},
         )
         mask = xr.DataArray(SEA, dims=dims[1:], coords=grid.coords())
-        return Archive(small).upsert(fields, mask, attribution="none: a test").snapshot_id
+        return Archive(settings).upsert(fields, mask, attribution="none: a test").snapshot_id
 
     return fill
 
 
 def whole_years(first: int, last: int) -> list[date]:
     return consecutive(date(first, 1, 1), date(last, 12, 31))
-
-
-def with_baseline(settings: Settings, **values: int) -> Settings:
-    return settings.replace(products=ProductSettings(heatwave=HeatwaveSettings(**values)))
 
 
 def slow_reference(series: dict[date, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +139,14 @@ def test_climatology_and_threshold_are_those_of_a_slow_reference(small: Settings
         np.testing.assert_allclose(made.threshold[:, row, column], hot, atol=5e-5)
     assert made.climatology.isnull().values[:, ~SEA].all() and made.threshold.isnull().values[:, ~SEA].all()
     assert made.climatology.dtype == made.threshold.dtype == np.float32
+
+
+def test_an_archive_that_starts_in_the_first_days_of_a_year_has_that_year(small: Settings, fill_days: Fill) -> None:
+    late = small.replace(archive=small.archive.model_copy(update={"first_day": date(2021, 1, 3)}))
+    snapshot = fill_days(consecutive(date(2021, 1, 3), date(2022, 12, 31)), settings=late)
+    made = baseline(late, date(2023, 1, 1), snapshot)
+    assert made is not None and (made.years, made.source) == ((2021, 2022), "TEST")
+    assert made.threshold.notnull().values[:, SEA].all()
 
 
 def test_bands_of_cells_give_the_same_baseline_as_all_cells_at_once(
