@@ -107,12 +107,14 @@ class HeatwaveBaseline:
                 "Conventions": "CF-1.11",
                 "title": f"Marine heatwave baseline {_text(self.years)}",
                 "source": self.source,
+                "history": "written by datlstm",
                 "references": REFERENCES,
                 "first_year": first,
                 "last_year": last,
             },
         )
         encoding: Any = {name: {"zlib": True, "shuffle": True} for name in fields.data_vars}
+        encoding |= {name: {"_FillValue": None} for name in fields.coords}
         return bytes(fields.to_netcdf(engine="h5netcdf", encoding=encoding))
 
 
@@ -161,7 +163,7 @@ def compute_baseline(archive: Archive, years: tuple[int, int], snapshot_id: str)
             field.reshape(DAYS_OF_YEAR, *archive.grid.shape),
             dims=DIMS,
             name=name,
-            coords={"dayofyear": np.arange(1, DAYS_OF_YEAR + 1, dtype="int32"), **archive.grid.coords()},
+            coords={"dayofyear": _day_of_year(), **archive.grid.coords()},
             attrs={"long_name": long_name, "units": "kelvin", "units_metadata": "temperature: on_scale"},
         )
         for field, (name, long_name) in zip(fields, LONG_NAMES.items(), strict=True)
@@ -189,6 +191,11 @@ def categories(sst: xr.DataArray, baseline: HeatwaveBaseline) -> xr.DataArray:
     category = np.where(in_heatwave, np.floor(multiple).clip(1, len(CATEGORIES) - 1), 0)
     told = np.where(excess.notnull(), category, NOT_TOLD).astype("int8")
     return xr.DataArray(told, dims=excess.dims, coords=excess.coords, name="heatwave_category")
+
+
+def _day_of_year() -> xr.Variable:
+    attributes = {"long_name": "day of a leap year, 1 March being 61 in every year", "units": "1"}
+    return xr.Variable("dayofyear", np.arange(1, DAYS_OF_YEAR + 1, dtype="int32"), attributes)
 
 
 def _products(stored: xr.Dataset, years: tuple[int, int]) -> str:
