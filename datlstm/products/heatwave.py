@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from datlstm.archive import SEA, Archive
 from datlstm.errors import ConflictError, ProductError
 from datlstm.grid import Grid
+from datlstm.quality import UNUSABLE
 from datlstm.settings import HeatwaveSettings, Settings
 from datlstm.store import Store, as_json
 
@@ -70,8 +71,8 @@ class HeatwaveBaseline:
         digest = hashlib.sha256(
             Grid(self.climatology["latitude"].values, self.climatology["longitude"].values).hash.encode()
         )
-        for name in (self.climatology, self.threshold):
-            digest.update(np.ascontiguousarray(name.values, "<f4").tobytes())
+        for field in (self.climatology, self.threshold):
+            digest.update(np.ascontiguousarray(field.values, "<f4").tobytes())
         return f"{_text(self.years)}, {self.source}, {digest.hexdigest()[:8]}"
 
     def save(self, store: Store) -> None:
@@ -106,12 +107,14 @@ class HeatwaveBaseline:
                 "Conventions": "CF-1.11",
                 "title": f"Marine heatwave baseline {_text(self.years)}",
                 "source": self.source,
+                "history": "written by datlstm",
                 "references": REFERENCES,
                 "first_year": first,
                 "last_year": last,
             },
         )
         encoding: Any = {name: {"zlib": True, "shuffle": True} for name in fields.data_vars}
+        encoding |= {name: {"_FillValue": None} for name in fields.coords}
         return bytes(fields.to_netcdf(engine="h5netcdf", encoding=encoding))
 
 
@@ -160,13 +163,12 @@ def compute_baseline(archive: Archive, years: tuple[int, int], snapshot_id: str)
             field.reshape(DAYS_OF_YEAR, *archive.grid.shape),
             dims=DIMS,
             name=name,
-            coords={"dayofyear": np.arange(1, DAYS_OF_YEAR + 1, dtype="int32"), **archive.grid.coords()},
+            coords={"dayofyear": _day_of_year(), **archive.grid.coords()},
             attrs={"long_name": long_name, "units": "kelvin", "units_metadata": "temperature: on_scale"},
         )
         for field, (name, long_name) in zip(fields, LONG_NAMES.items(), strict=True)
     )
-    products = archive.open(snapshot_id)["source_product"].sel(time=days["time"]).values
-    return HeatwaveBaseline(climatology, threshold, years, " + ".join(sorted({str(name) for name in products if name})))
+    return HeatwaveBaseline(climatology, threshold, years, _products(archive.open(snapshot_id), years))
 
 
 def categories(sst: xr.DataArray, baseline: HeatwaveBaseline) -> xr.DataArray:
@@ -189,6 +191,18 @@ def categories(sst: xr.DataArray, baseline: HeatwaveBaseline) -> xr.DataArray:
     category = np.where(in_heatwave, np.floor(multiple).clip(1, len(CATEGORIES) - 1), 0)
     told = np.where(excess.notnull(), category, NOT_TOLD).astype("int8")
     return xr.DataArray(told, dims=excess.dims, coords=excess.coords, name="heatwave_category")
+
+
+def _day_of_year() -> xr.Variable:
+    attributes = {"long_name": "day of a leap year, 1 March being 61 in every year", "units": "1"}
+    return xr.Variable("dayofyear", np.arange(1, DAYS_OF_YEAR + 1, dtype="int32"), attributes)
+
+
+def _products(stored: xr.Dataset, years: tuple[int, int]) -> str:
+    """Return the names of the products that the usable days of the years came from."""
+    days = stored[["quality", "source_product"]].sel(time=slice(str(years[0]), str(years[1]))).load()
+    usable = (days["quality"].values & UNUSABLE) == 0
+    return " + ".join(sorted({str(name) for name in days["source_product"].values[usable]}))
 
 
 def _in_long_runs(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
