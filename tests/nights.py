@@ -42,9 +42,6 @@ def verify(settings: Settings, forecast_date: date) -> VerificationReport:
             written = stage(writer, news)["valid_time"].values.astype("datetime64[D]").tolist()
             writer.commit()
     rows = skill_log(settings)
-    stands = (
-        set()
-        if rows is None
-        else {day for day in rows["valid_time"].values.astype("datetime64[D]").tolist() if day < forecast_date}
-    )
+    stood = [] if rows is None else rows["valid_time"].values.astype("datetime64[D]").tolist()
+    stands = {day for day in stood if day < forecast_date}
     return VerificationReport(written, len(stands.difference(written)))
