@@ -28,8 +28,9 @@ class KillingProxy(ThreadingHTTPServer):
         self.arm(None, "before")
 
     def arm(self, dies_at: int | None, when: When) -> None:
-        """Count from 0 again, for a victim whose process ``aim`` names once it has begun; None lets it live."""
-        self.writes, self._dies_at, self._when = 0, dies_at, when
+        """Record writes anew, for a victim whose process ``aim`` names once it has begun; None lets it live."""
+        self.writes: list[str] = []
+        self._dies_at, self._when = dies_at, when
         self._victim, self._is_aimed = 0, threading.Event()
 
     def aim(self, victim: int) -> None:
@@ -40,7 +41,8 @@ class KillingProxy(ThreadingHTTPServer):
     def around(self, request: "_Handler") -> None:
         """Forward a write, or let it be the victim's last; what it still sends is lost."""
         with self._lock:
-            number, self.writes = self.writes, self.writes + 1
+            number = len(self.writes)
+            self.writes.append(urlsplit(request.path).path)
             if self._dies_at is not None and number > self._dies_at:
                 return
             if number == self._dies_at and self._when == "before":

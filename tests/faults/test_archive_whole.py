@@ -62,7 +62,7 @@ def test_on_object_storage_killed_before_and_after_every_object_write(
         upsert(settings.replace(store=f"{s3_store_url}/alive"), FIRST)
         proxy.arm(None, "before")
         upsert(settings.replace(store=f"{s3_store_url}/alive"), FIRST + timedelta(days=1))
-        writes = proxy.writes
+        writes = len(proxy.writes)
         assert writes >= 8
 
         def kill(begin: Callable[[], BaseProcess], k: int, when: str) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import obstore
+import pytest
 import xarray as xr
 
 from datlstm import lease
 from datlstm.archive import FIELDS, Archive
 from datlstm.clock import now
+from datlstm.products import publication
 from datlstm.quality import DayQuality
 from datlstm.settings import Settings
 from tests.faults.publisher import WRITES, Mortal
@@ -43,11 +45,27 @@ def _run(
 ) -> None:
     os.environ.update(environment)
     lease.now = lambda: now() + ahead  # type: ignore[attr-defined]
+    publication.quicklook = lambda init, title: title.encode()  # type: ignore[attr-defined]
     if dies_at is not None:
         mortal = Mortal(dies_at, after=False, die=lambda: os.kill(os.getpid(), signal.SIGKILL))
         for name in WRITES:
             setattr(obstore, name, mortal.wrap(name))
     act(*arguments)
+
+
+def publish(settings: Settings, forecast: xr.Dataset, scores: xr.Dataset) -> None:
+    """Publish a night; drawing its picture is left out."""
+    publication.publish(settings, forecast, scores)
+
+
+def count_writes(act: Callable[[], None]) -> int:
+    """Do something here and return the number of obstore's writes."""
+    mortal = Mortal(None, after=False, die=lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in WRITES:
+            patch.setattr(obstore, name, mortal.wrap(name))
+        act()
+    return mortal.writes
 
 
 def upsert(settings: Settings, day: date) -> None:
