@@ -34,8 +34,8 @@ from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.verification import DEFINITIONS_VERSION
 
-# Bounds the memory of a backlog: some 150 MB for 4000 sea cells and ten leads.
-BLOCK_DAYS = 20
+# Bounds the memory of a backlog: 200 MB for the Bohai's 96 x 96 cells and ten leads.
+BLOCK_DAYS = 10
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ def _wanted(
     settings: Settings, provenance: pd.DataFrame, published: Mapping[date, str], forecast_date: date
 ) -> dict[date, Basis]:
     """Return what the scores of every day before ``forecast_date`` with truth and forecasts should rest on."""
-    known = provenance[((provenance["quality"].astype(int) & int(UNUSABLE)) == 0) & (provenance.index < forecast_date)]
+    provenance = provenance[(provenance.index > min(published)) & (provenance.index < forecast_date)]
+    known = provenance[(provenance["quality"].astype(int) & int(UNUSABLE)) == 0]
     ingested_at = known["ingested_at"].to_numpy("datetime64[s]")
     wanted = {}
     for row, moment in zip(known.itertuples(), ingested_at, strict=True):

@@ -111,13 +111,16 @@ def _template(settings: Settings) -> xr.Dataset:
             **{name: (DIMS, np.zeros(shape, "float32"), _METRIC_ATTRIBUTES[name]) for name in METRICS},
             "n": (DIMS, np.zeros(shape, "int32"), _N_ATTRIBUTES),
             "flip_flop": (DIMS[:-1], np.zeros(shape[:-1], "float32"), _FLIP_FLOP_ATTRIBUTES),
-            **{name: (SCORING, np.zeros(0, text), {"long_name": meaning}) for name, meaning in _TEXTS.items()},
-            **{name: (SCORING, moments, {"long_name": meaning}) for name, meaning in _SECONDS.items()},
+            **{
+                name: (SCORING, np.zeros(0, text), {**_AUXILIARY, "long_name": meaning})
+                for name, meaning in _TEXTS.items()
+            },
+            **{name: (SCORING, moments, {**_AUXILIARY, "long_name": meaning}) for name, meaning in _SECONDS.items()},
             "status": (SCORING, np.zeros(0, "int8"), _STATUS_ATTRIBUTES),
             "definitions_version": (
                 SCORING,
                 np.zeros(0, "int16"),
-                {"long_name": "version of the definitions of the scores", "units": "1"},
+                {**_AUXILIARY, "long_name": "version of the definitions of the scores", "units": "1"},
             ),
         },
         {
@@ -141,8 +144,16 @@ _SECONDS = {
     "truth_ingested_at": "when the archive took the truth in",
     "scored_at": "when the scores were computed",
 }
+_QUALITY = {"coverage_content_type": "qualityInformation"}
+_AUXILIARY = {"coverage_content_type": "auxiliaryInformation"}
+# By the standard names of what is not there any more (CF 7.3.4): "area" is the name of a dimension here.
 _CELLS_METHOD = "latitude: longitude: {} (weighted by the cosine of latitude, over the cells that n counts)"
-_DIFFERENCE = {"units": "kelvin", "units_metadata": "temperature: difference", "ancillary_variables": "n status"}
+_DIFFERENCE = {
+    **_QUALITY,
+    "units": "kelvin",
+    "units_metadata": "temperature: difference",
+    "ancillary_variables": "n status",
+}
 _METRIC_ATTRIBUTES = {
     "rmse": {
         **_DIFFERENCE,
@@ -160,12 +171,14 @@ _METRIC_ATTRIBUTES = {
         "cell_methods": _CELLS_METHOD.format("mean"),
     },
     "acc": {
+        **_QUALITY,
         "units": "1",
         "ancillary_variables": "n status",
         "long_name": "uncentred anomaly correlation of the sea surface temperature",
     },
 }
 _N_ATTRIBUTES = {
+    **_QUALITY,
     "units": "1",
     "long_name": "number of cells scored: those that the truth and all forecasters have",
     "cell_methods": "latitude: longitude: sum",
@@ -178,6 +191,7 @@ _FLIP_FLOP_ATTRIBUTES = {
     "references": "https://doi.org/10.1002/met.1732",
 }
 _STATUS_ATTRIBUTES = {
+    **_QUALITY,
     "standard_name": "status_flag",
     "long_name": "whether the truth is the best its source gives, or may still be revised",
     "flag_values": [PROVISIONAL, FINAL],

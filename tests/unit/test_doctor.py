@@ -15,7 +15,7 @@ from datlstm.ladder import nightly_forecast
 from datlstm.products.skill import standing_skill
 from datlstm.products.skill_summary import skill_by_lead
 from datlstm.registry import champion_id, promote
-from datlstm.settings import Settings
+from datlstm.settings import Settings, SubBasin
 from datlstm.store import Store
 from tests.fake_source import FakeSource, record
 from tests.nights import publish_forecast, verify
@@ -97,6 +97,14 @@ def test_a_stale_archive_warns_and_then_fails_with_the_remedy(trained: Settings)
         assert check.state == state
         assert f"{age} days old" in check.message
         assert ("run `datlstm nightly`" in check.message) == (state != "ok")
+
+
+def test_a_sub_basin_without_sea_fails_before_a_night_meets_it(trained: Settings) -> None:
+    dry = SubBasin(name="dry", south=10, north=11, west=20, east=21)
+    region = trained.region.model_copy(update={"sub_basins": (dry,)})
+    check = report(trained.replace(region=region))["archive"]
+    assert check.state == "fail"
+    assert "sub-basin 'dry'" in check.message and "move its edges" in check.message
 
 
 def test_flagged_days_are_named_with_the_remedy(trained: Settings) -> None:
