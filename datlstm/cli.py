@@ -193,6 +193,33 @@ def export(
     console.print(f"forecast from {_guarded(act)} written to {path}")
 
 
+@app.command()
+def explain(
+    init: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="The init, the forecast's last observed day.")],
+    settings: SettingsName = None,
+) -> None:
+    """Show what a published forecast was made of, and make it again; exits with 1 unless that gives the same bits."""
+    from datlstm.explanation import explain as explain_init
+
+    chosen = _settings(settings)
+    found = _guarded(lambda: explain_init(chosen, init.date()))
+    for name, text in found.lines():
+        console.print(f"{name:<9} {escape(text)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(int(not found.is_identical))
+
+
+@app.command()
+def maintain(as_of: AsOf = None, settings: SettingsName = None) -> None:
+    """Take away what is older than the settings' retention, and make the yearly copies; exits with 1 on a failure."""
+    from datlstm.maintenance import maintain as act
+
+    chosen = _settings(settings)
+    report = _guarded(lambda: act(chosen, _day(as_of) or today()))
+    for part in report.parts:
+        console.print(f"{part.part:<15} {escape(str(part))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(int(bool(report.failed)))
+
+
 @app.command("convert-weights")
 def convert_weights(
     published: Annotated[Path, typer.Argument(help="The published state dict: .safetensors, .pt, .pth or .npz.")],

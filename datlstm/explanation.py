@@ -179,13 +179,18 @@ def _bundle(store: Store, model_id: str, source: ForecastSource) -> Bundle:
     try:
         return Bundle.load(store, model_id)
     except BundleError:
-        if source is not ForecastSource.DAMPED_PERSISTENCE:
-            raise
-        for other in bundle_ids(store):
-            half = Bundle.load(store, other).damped()
+        others = bundle_ids(store) if source is ForecastSource.DAMPED_PERSISTENCE else []
+        for half in filter(None, (_damped_half(store, other) for other in others)):
             if half.id == model_id:
                 return half
         raise
+
+
+def _damped_half(store: Store, bundle_id: str) -> Bundle | None:
+    try:
+        return Bundle.load(store, bundle_id).damped()
+    except BundleError:
+        return None
 
 
 def _is_champion(store: Store, model_id: str) -> bool:
@@ -197,15 +202,15 @@ def _is_champion(store: Store, model_id: str) -> bool:
 
 def _inputs(settings: Settings, init_day: date, days: int, snapshot_id: str) -> tuple[InputDay, ...]:
     known = Archive(settings).provenance(snapshot_id)
-    found = []
-    for back in reversed(range(days)):
-        day = init_day - timedelta(days=back)
-        row = (
-            known.loc[day] if day in known.index else {"quality": UNUSABLE, "source_product": "", "source_version": ""}
-        )
-        is_usable = not int(row["quality"]) & UNUSABLE
-        found.append(InputDay(day, is_usable, str(row["source_product"]), str(row["source_version"])))
-    return tuple(found)
+    wanted = [init_day - timedelta(days=back) for back in reversed(range(days))]
+    columns = [
+        known[name].reindex(wanted, fill_value=absent).tolist()
+        for name, absent in (("quality", int(UNUSABLE)), ("source_product", ""), ("source_version", ""))
+    ]
+    return tuple(
+        InputDay(day, not int(quality) & UNUSABLE, str(product), str(version))
+        for day, quality, product, version in zip(wanted, *columns, strict=True)
+    )
 
 
 def _made_again(settings: Settings, bundle: Bundle, init: xr.Dataset, init_day: date) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.codecs import BloscCodec
 
 from datlstm.errors import ProductError
 from datlstm.products.forecast import FORECAST_PATH, INIT_TIME, forecast_cube
@@ -22,6 +23,8 @@ FOLDER = "series"
 FIELDS = ("sst", "sst_anomaly", "mask")
 TILE = 8
 """Cells of a chunk along latitude and longitude: a year of ten leads is 0.94 MB before compression."""
+# Small tiles are less smooth than whole fields; the bits of a place side by side, they are smaller still.
+COMPRESSOR = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
 Outcome = Literal["published", "unchanged"]
 
 
@@ -88,11 +91,16 @@ def _copy(store: Store, year: int) -> tuple[xr.Dataset, dict[str, dict[str, Any]
 
 
 def _encoding(copy: xr.Dataset, cube: zarr.Group) -> dict[str, dict[str, Any]]:
-    encoding = {}
+    tiles = {"latitude": TILE, "longitude": TILE}
+    encoding: dict[str, dict[str, Any]] = {}
     for name, variable in copy.variables.items():
         stored = cube[str(name)]
         assert isinstance(stored, zarr.Array)
-        tiles = {"latitude": TILE, "longitude": TILE} if len(variable.dims) > 1 else {}
-        chunks = tuple(min(tiles.get(str(dim), size), size) for dim, size in copy[name].sizes.items())
+        sides = tiles if name in FIELDS else {}
+        chunks = tuple(
+            min(sides.get(str(dim), size), size) for dim, size in zip(variable.dims, variable.shape, strict=True)
+        )
         encoding[str(name)] = {"chunks": chunks, "fill_value": stored.fill_value}
+        if name in FIELDS:
+            encoding[str(name)]["compressors"] = COMPRESSOR
     return encoding

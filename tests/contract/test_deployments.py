@@ -36,6 +36,7 @@ def test_training_goes_to_the_gpu_pool_and_the_rest_to_the_cpu_pool() -> None:
         "nightly": "cpu",
         "backfill": "cpu",
         "retrain": "gpu",
+        "maintenance": "cpu",
     }
 
 
@@ -44,3 +45,12 @@ def test_the_night_is_scheduled_in_utc_with_a_slug_and_never_overlaps_itself() -
     assert schedule["timezone"] == "UTC"
     assert schedule["slug"] == "nightly"
     assert all(d["concurrency_limit"]["limit"] == 1 for d in DEPLOYMENTS.values())
+
+
+def test_maintenance_is_scheduled_once_a_week_in_utc_hours_after_the_night() -> None:
+    (schedule,) = DEPLOYMENTS["maintenance"]["schedules"]
+    assert (schedule["timezone"], schedule["slug"]) == ("UTC", "maintenance")
+    minute, hour, *_, weekday = schedule["cron"].split()
+    assert weekday == "0"
+    night = DEPLOYMENTS["nightly"]["schedules"][0]["cron"].split()
+    assert int(hour) * 60 + int(minute) >= int(night[1]) * 60 + int(night[0]) + 6 * 60
