@@ -6,7 +6,6 @@ from prefect import flow, runtime
 
 from datlstm.clock import today
 from datlstm.settings import load_settings
-from tasks.ingest import outcome
 from tasks.maintain import (
     expire_archive_states,
     remove_leftovers,
@@ -15,6 +14,7 @@ from tasks.maintain import (
     report_maintenance,
     write_series,
 )
+from tasks.outcome import told
 
 PARTS = {
     "archive states": expire_archive_states,
@@ -42,7 +42,7 @@ def maintenance(as_of: date | None = None, settings: str | None = None) -> dict[
     """
     night = as_of or today()
     states = {name: part(settings, night, return_state=True) for name, part in PARTS.items()}
-    lines = {name: outcome(state) for name, state in states.items()}
+    lines = {name: told(state) for name, state in states.items()}
     report_maintenance(night, lines)
     # Every part has run; the flow fails now if one did, so that somebody looks.
     for state in states.values():

@@ -54,12 +54,12 @@ class Mortal:
         self.writes = 0
 
     def before(self) -> None:
-        if self._is_dead or (self.writes == self._dies_at and not self._after):
+        if self._is_dead or (self._dies_at is not None and self.writes >= self._dies_at and not self._after):
             self._end()
 
     def done(self) -> None:
         self.writes += 1
-        if self.writes - 1 == self._dies_at and self._after:
+        if self._dies_at is not None and self.writes > self._dies_at and self._after:
             self._end()
 
     def _end(self) -> None:

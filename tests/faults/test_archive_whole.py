@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from datlstm.lease import LEASE_SECONDS
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.store_server import StoreServer
-from tests.faults.killing_proxy import killing_proxy
+from tests.faults.killing_proxy import When, killing_proxy
 from tests.faults.victims import kelvin_of, start, upsert
 
 FIRST = date(2023, 1, 10)
-Kill = Callable[[BaseProcess], None]
+Kill = Callable[[Callable[[], BaseProcess]], None]
+WHENS: tuple[When, ...] = ("before", "after")
 
 
 def check_whole(archive: Archive, newest: date, snapshot_id: str | None = None) -> None:
@@ -31,7 +33,7 @@ def check_whole(archive: Archive, newest: date, snapshot_id: str | None = None) 
     assert archive.usable_days(snapshot_id) == days
 
 
-def survive(settings: Settings, kills: list[Callable[[Callable[[], BaseProcess]], None]]) -> list[bool]:
+def survive(settings: Settings, kills: list[Kill]) -> list[bool]:
     """Kill one night after the other, each made up for by the next run; return which had committed before they died."""
     archive, ahead = Archive(settings), timedelta()
     upsert(settings, FIRST)
@@ -39,7 +41,7 @@ def survive(settings: Settings, kills: list[Callable[[Callable[[], BaseProcess]]
     for kill in kills:
         night = newest + timedelta(days=1)
         before = archive.snapshot_id()
-        kill(lambda ahead=ahead, night=night: start(upsert, ahead, settings, night))  # type: ignore[misc]
+        kill(partial(start, upsert, ahead, settings, night))
         during = archive.snapshot_id()
         committed.append(during != before)
         check_whole(archive, night if committed[-1] else newest, during)
@@ -53,8 +55,9 @@ def survive(settings: Settings, kills: list[Callable[[Callable[[], BaseProcess]]
     return committed
 
 
-def test_on_object_storage_killed_before_and_after_every_object_write(
-    settings: Settings, s3_server: StoreServer, s3_store_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.long)])
+def test_on_object_storage_killed_before_and_after_object_writes(
+    every: int, settings: Settings, s3_server: StoreServer, s3_store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings.replace(store=s3_store_url)
     with killing_proxy(s3_server.environment["AWS_ENDPOINT_URL"]) as proxy:
@@ -65,18 +68,16 @@ def test_on_object_storage_killed_before_and_after_every_object_write(
         writes = len(proxy.writes)
         assert writes >= 8
 
-        def kill(begin: Callable[[], BaseProcess], k: int, when: str) -> None:
-            proxy.arm(k, when)  # type: ignore[arg-type]
+        def kill(begin: Callable[[], BaseProcess], k: int, when: When) -> None:
+            proxy.arm(k, when)
             victim = begin()
             proxy.aim(victim.pid or 0)
             victim.join(60)
             assert victim.exitcode == -9
             proxy.arm(None, "before")
 
-        kills = [
-            lambda begin, k=k, when=when: kill(begin, k, when) for k in range(writes) for when in ("before", "after")
-        ]
-        committed = survive(settings, kills)  # type: ignore[arg-type]
+        moments = [(k, when) for k in range(writes) for when in WHENS][::every]
+        committed = survive(settings, [partial(kill, k=k, when=when) for k, when in moments])
     assert committed == sorted(committed)
     assert committed[0] is False and committed[-1] is True
 
@@ -95,4 +96,4 @@ def test_on_files_killed_as_soon_as_any_number_of_objects_is_there(settings: Set
         victim.kill()
         victim.join(60)
 
-    survive(settings, [lambda begin, new=new: kill(begin, new) for new in range(1, 9)])  # type: ignore[misc]
+    survive(settings, [partial(kill, new=new) for new in range(1, 9)])

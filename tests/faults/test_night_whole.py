@@ -108,7 +108,7 @@ def check_catalogue(settings: Settings, days: list[str], count: int) -> None:
     """Assert that every item that the catalogue names is there, with its assets, and the cube has its forecast."""
     store = Store(settings.store)
     collection = json.loads(store.read("stac/collection.json") or b"")
-    named = []
+    named, assets = [], []
     for year in [link["href"].removeprefix("./") for link in collection["links"] if link["rel"] == "child"]:
         catalogue = json.loads(store.read(f"stac/{year}") or b"")
         folder = f"stac/{year.split('/')[0]}"
@@ -117,9 +117,9 @@ def check_catalogue(settings: Settings, days: list[str], count: int) -> None:
         ]:
             item = pystac.Item.from_dict(json.loads(store.read(path) or b""))
             named.append(item.properties["forecast:reference_datetime"][:10])
-            for name in ("netcdf", "quicklook"):
-                assert store.read(item.assets[name].href.removeprefix("../../")) is not None
+            assets += [item.assets[name].href.removeprefix("../../") for name in ("netcdf", "quicklook")]
     assert named == days[: len(named)]
+    assert set(assets) <= {*store.list("netcdf"), *store.list("quicklook")}
     assert len(named) >= count
 
 
@@ -148,11 +148,17 @@ def survive(drafts: Drafts, settings: Settings, kills: list[Kill]) -> list[bool]
     return seen
 
 
-def around_the_roots(writes: list[str]) -> list[int]:
-    """The writes from the last before the first root is shown to the first after ``latest.json``, and some others."""
+def around_the_roots(writes: list[str]) -> list[tuple[int, When]]:
+    """Before each write from the first root's to the one after ``latest.json``, and before and after a few others."""
     first = next(k for k, path in enumerate(writes) if path.endswith("forecast.zarr/zarr.json"))
     last = next(k for k, path in enumerate(writes) if path.endswith("latest.json"))
-    return sorted({*range(first - 1, last + 2), *range(0, len(writes), 12)})
+    others: list[tuple[int, When]] = [
+        (0, "before"),
+        (first // 2, "after"),
+        (first - 1, "after"),
+        (len(writes) - 1, "after"),
+    ]
+    return sorted([*((k, "before") for k in range(first, last + 2)), *others])
 
 
 @pytest.fixture
@@ -197,8 +203,9 @@ def test_on_object_storage_killed_before_and_after_writes(
             assert victim.exitcode == -9
             proxy.arm(None, "before")
 
-        chosen = range(len(writes)) if which == "every" else around_the_roots(writes)
-        seen = survive(drafts, settings, [partial(kill, k=k, when=when) for k in chosen for when in WHENS])
+        every = [(k, when) for k in range(len(writes)) for when in WHENS]
+        chosen = every if which == "every" else around_the_roots(writes)
+        seen = survive(drafts, settings, [partial(kill, k=k, when=when) for k, when in chosen])
     assert seen == sorted(seen)
     assert seen[0] is False and seen[-1] is True
 
@@ -218,7 +225,7 @@ def test_on_files_killed_before_writes(
         victim.join(120)
         assert victim.exitcode == -9
 
-    chosen = range(writes) if which == "every" else range(0, writes, 4)
+    chosen = range(writes) if which == "every" else range(0, writes, 8)
     seen = survive(drafts, settings, [partial(kill, k=k) for k in chosen])
     assert seen == sorted(seen)
     assert seen[0] is False and seen[-1] is True
