@@ -7,8 +7,10 @@ grow, the lengths it names select exactly what was there when it was written: wh
 of it. A publication that was killed is completed by the next.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import xarray as xr
 
@@ -84,11 +86,15 @@ def _documents(
         quicklook_path(day): quicklook(init, title(settings, init)),
         item_path(day): catalogue.pop(item_path(day)),
     }
-    shown = {} if scores is None else {SKILL_SUMMARY: as_json(summary(scores))}
+    shown = {} if scores is None else {SKILL_SUMMARY: _compact(summary(scores))}
     shown |= catalogue
     shown[PAGE] = page(settings, init, table, days)
     shown[LATEST] = as_json(latest(settings, init, inits, scorings))
     return hidden, shown
+
+
+def _compact(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def _news(store: Store, documents: Documents) -> Documents:

@@ -152,13 +152,8 @@ def around_the_roots(writes: list[str]) -> list[tuple[int, When]]:
     """Before each write from the first root's to the one after ``latest.json``, and before and after a few others."""
     first = next(k for k, path in enumerate(writes) if path.endswith("forecast.zarr/zarr.json"))
     last = next(k for k, path in enumerate(writes) if path.endswith("latest.json"))
-    others: list[tuple[int, When]] = [
-        (0, "before"),
-        (first // 2, "after"),
-        (first - 1, "after"),
-        (len(writes) - 1, "after"),
-    ]
-    return sorted([*((k, "before") for k in range(first, last + 2)), *others])
+    others: list[tuple[int, When]] = [(k, "after") for k in (0, first // 2, first - 1, len(writes) - 1)]
+    return sorted([*((k, WHENS[0]) for k in range(first, last + 2)), *others])
 
 
 @pytest.fixture
