@@ -14,15 +14,14 @@ from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.errors import ArchiveError, BundleError, DatlstmError, NotEnoughDataError, ProductError, StoreError
 from datlstm.forecasting import forecast
-from datlstm.ladder import ForecastSource
+from datlstm.ladder import ForecastSource, NightlyForecast
 from datlstm.lineage import changed_settings, code_version
-from datlstm.products.forecast import read_init, surface_mask
+from datlstm.products.forecast import draft_against, forecast_cube, read_init, shown
+from datlstm.products.heatwave import HeatwaveBaseline
 from datlstm.quality import UNUSABLE
 from datlstm.registry import bundle_ids, champion_id
 from datlstm.settings import Settings
 from datlstm.store import Store, explained
-
-COMPARED = ("sst", "sst_anomaly", "mask")
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,8 @@ def explain(settings: Settings, init_day: date) -> Explanation:
             differences = _compare(init, _made_again(settings, bundle, init, init_day))
     except (ArchiveError, StoreError, NotEnoughDataError) as error:
         missing.append(f"archive state: expired (retention.archive_states_days) or never here: {error}")
+    except ProductError as error:
+        missing.append(f"heatwave baseline: {error}")
     return Explanation(
         init_day,
         source,
@@ -213,20 +214,23 @@ def _inputs(settings: Settings, init_day: date, days: int, snapshot_id: str) -> 
     )
 
 
-def _made_again(settings: Settings, bundle: Bundle, init: xr.Dataset, init_day: date) -> dict[str, np.ndarray]:
-    snapshot_id = str(init["archive_snapshot"].item())
+def _made_again(settings: Settings, bundle: Bundle, init: xr.Dataset, init_day: date) -> xr.Dataset:
+    store, snapshot_id = Store(settings.store), str(init["archive_snapshot"].item())
+    baseline_id = str(init["heatwave_baseline"].item())
+    baseline = HeatwaveBaseline.load(store, baseline_id) if baseline_id else None
     first = init_day - timedelta(days=bundle.input_days - 1)
-    with explained(Store(settings.store).url_of(ARCHIVE_PATH)):
+    with explained(store.url_of(ARCHIVE_PATH)):
         sst = Archive(settings).read(first, init_day, snapshot_id)["sst"].load()
-        mask = surface_mask(settings, init_day, snapshot_id)
-    made = forecast(bundle, sst, pd.DatetimeIndex([pd.Timestamp(init_day)])).isel(init_time=0)
-    made = made.isel(lead_time=slice(0, init.sizes["lead_time"]))
-    anomaly = made - bundle.normaliser.climatology(made["valid_time"])
-    return {"sst": made.values.astype("float32"), "sst_anomaly": anomaly.values.astype("float32"), "mask": mask.values}
+        made = forecast(bundle, sst, pd.DatetimeIndex([pd.Timestamp(init_day)])).isel(init_time=0)
+        made = made.isel(lead_time=slice(0, init.sizes["lead_time"]))
+        source, age, missing = (int(init[name]) for name in ("forecast_source", "input_age_days", "n_missing_inputs"))
+        again = NightlyForecast(init_day, made, ForecastSource(source), bundle, snapshot_id, age, missing)
+        return shown(forecast_cube(settings), draft_against(settings, again, baseline))
 
 
-def _compare(published: xr.Dataset, made: Mapping[str, np.ndarray]) -> tuple[Difference, ...]:
-    found = (_difference(name, published[name].values, made[name]) for name in COMPARED)
+def _compare(published: xr.Dataset, made: xr.Dataset) -> tuple[Difference, ...]:
+    fields = [str(name) for name, field in published.data_vars.items() if "latitude" in field.dims]
+    found = (_difference(name, published[name].values, made[name].values) for name in fields)
     return tuple(difference for difference in found if difference.cells)
 
 

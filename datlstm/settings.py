@@ -187,7 +187,8 @@ class ArchiveSettings(Frozen):
     """The archive's time axis starts at ``first_day`` for ever.
 
     ``rolling_days`` are read again every night, ``weekly_rolling_days`` on Sundays, and up to ``upgrade_days`` for
-    which a better product has come out since they were read.
+    which a better product has come out since they were read. ``bootstrap_days`` fill an empty archive before its first
+    night: with three years two whole ones are there, which marine heatwaves need.
     """
 
     first_day: date = date(1981, 10, 1)
@@ -195,7 +196,7 @@ class ArchiveSettings(Frozen):
     rolling_days: PositiveInt = 14
     weekly_rolling_days: PositiveInt = 60
     upgrade_days: PositiveInt = 366
-    bootstrap_days: PositiveInt = 731
+    bootstrap_days: PositiveInt = 1096
 
 
 class QualitySettings(Frozen):

@@ -16,6 +16,7 @@ from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource, NightlyForecast
 from datlstm.lineage import code_version, settings_hash
 from datlstm.products.derived import OBSERVED_DAYS, derive
+from datlstm.products.heatwave import HeatwaveBaseline
 from datlstm.products.heatwave import baseline as heatwave_baseline
 from datlstm.products.structure import (
     ICE,
@@ -42,9 +43,13 @@ def forecast_cube(settings: Settings) -> Cube:
 
 def draft_forecast(settings: Settings, made: NightlyForecast) -> xr.Dataset:
     """Return a forecast with all that is derived from it and its lineage, one init long, encoded as the cube has it."""
+    return draft_against(settings, made, heatwave_baseline(settings, made.init_day, made.snapshot_id))
+
+
+def draft_against(settings: Settings, made: NightlyForecast, baseline: HeatwaveBaseline | None) -> xr.Dataset:
+    """Return `draft_forecast` with the heatwaves of a given baseline."""
     first = made.init_day - timedelta(days=OBSERVED_DAYS - 1)
     observed = Archive(settings).read(first, made.init_day, made.snapshot_id)["sst"].load()
-    baseline = heatwave_baseline(settings, made.init_day, made.snapshot_id)
     derived = derive(settings, made.sst, observed, baseline)
     anomaly = made.sst - made.bundle.normaliser.climatology(made.sst["valid_time"])
     init = (made.init_day - daily.EPOCH).days
@@ -69,14 +74,19 @@ def draft_forecast(settings: Settings, made: NightlyForecast) -> xr.Dataset:
     return xr.Dataset({name: (template[name].dims, np.asarray(value)[None]) for name, value in values.items()})
 
 
+def shown(cube: Cube, draft: xr.Dataset) -> xr.Dataset:
+    """Return a draft's init as the cube shows it once published; see `read_init`."""
+    return cube.preview(_rows(draft)).isel({INIT_TIME: 0})
+
+
 def stage_forecast(cube: Cube, writer: CubeWriter, draft: xr.Dataset) -> tuple[Outcome, xr.Dataset]:
     """Stage a draft, unless its init has a forecast already; return what came of it and the init that will stand.
 
     The first forecast of an init stands for ever. The same again is ``unchanged``; another one is ``kept`` out, with a
     warning. Raises `ProductError` for an init before the newest that has none, and for a cube of another structure.
     """
-    rows = {str(name): _as_stored(field.values) for name, field in draft.variables.items()}
-    init = cube.preview(rows).isel({INIT_TIME: 0})
+    rows = _rows(draft)
+    init = shown(cube, draft)
     day = init_day_of(init)
     standing = init_in(writer.committed, day)
     if standing is None:
@@ -145,6 +155,10 @@ def _new_days(writer: CubeWriter, init_day: date) -> np.ndarray:
             "nights oldest first, before the newest, or publish to another store"
         )
     return np.arange(newest + 1, init + 1, dtype="int32")
+
+
+def _rows(draft: xr.Dataset) -> dict[str, np.ndarray]:
+    return {str(name): _as_stored(field.values) for name, field in draft.variables.items()}
 
 
 def _as_stored(values: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ _PLAIN_ZARR = {"zarr:zarr_format": 3, "zarr:node_type": "group", "zarr:consolida
 ITEM_ASSETS = {
     "forecast": pystac.ItemAssetDefinition.create(
         "Forecast cube (Zarr)",
-        "All forecasts of the region, this one among them: `xarray.open_zarr(href).sel(**asset['datlstm:select'])`.",
+        "All forecasts of the region; an item's own is `xarray.open_zarr(href).sel(**asset['datlstm:select'])`.",
         pystac.MediaType.VND_ZARR,
         ["data"],
         _PLAIN_ZARR,
@@ -51,7 +51,18 @@ ITEM_ASSETS = {
     "quicklook": pystac.ItemAssetDefinition.create(
         "Picture", "Temperature and anomaly at several lead days.", pystac.MediaType.PNG, ["overview", "thumbnail"]
     ),
+    "skill": pystac.ItemAssetDefinition.create(
+        "Skill cube (Zarr)",
+        "A log of the scores of all forecasts: of several rows of a valid day the last counts.",
+        pystac.MediaType.VND_ZARR,
+        ["data"],
+        _PLAIN_ZARR,
+    ),
+    "skill_summary": pystac.ItemAssetDefinition.create(
+        "Skill in brief", "Scores over trailing windows of days.", pystac.MediaType.JSON, ["metadata"]
+    ),
 }
+SKILL_ASSETS = {"skill": SKILL_PATH, "skill_summary": SKILL_SUMMARY}
 
 
 def item_path(init_day: date) -> str:
@@ -64,11 +75,12 @@ def year_path(year: int) -> str:
     return f"stac/{year}/catalog.json"
 
 
-def item(settings: Settings, init: xr.Dataset) -> pystac.Item:
+def item(settings: Settings, init: xr.Dataset, scorings: int) -> pystac.Item:
     """Return the item of one published init, as `read_init` gives it.
 
     ``datetime`` is the first day forecast and ``forecast:reference_datetime`` the init; everything of the init's
-    lineage is a property ``datlstm:…``. Size and checksum are those of `netcdf_bytes`.
+    lineage is a property ``datlstm:…``. Without ``scorings``, the length of the skill cube, it has no assets of skill.
+    Size and checksum are those of `netcdf_bytes`.
     """
     day, (start, end) = init_day_of(init), valid_period(init)
     made = pystac.Item(
@@ -83,6 +95,7 @@ def item(settings: Settings, init: xr.Dataset) -> pystac.Item:
         collection=_collection_id(settings),
     )
     hrefs = {"forecast": FORECAST_PATH, "netcdf": netcdf_path(day), "quicklook": quicklook_path(day)}
+    hrefs |= SKILL_ASSETS if scorings else {}
     for name, path in hrefs.items():
         made.add_asset(name, ITEM_ASSETS[name].create_asset(f"../../{path}"))
     made.assets["forecast"].extra_fields["datlstm:select"] = {INIT_TIME: str(day)}
@@ -109,7 +122,7 @@ def documents(settings: Settings, init: xr.Dataset, days: Sequence[date], scorin
     """
     year = init_day_of(init).year
     written = {
-        item_path(init_day_of(init)): item(settings, init),
+        item_path(init_day_of(init)): item(settings, init, scorings),
         year_path(year): _year(settings, [day for day in days if day.year == year]),
         COLLECTION: _collection(settings, init, days, scorings),
     }
@@ -167,24 +180,8 @@ def _collection(settings: Settings, init: xr.Dataset, days: Sequence[date], scor
 
 
 def _collection_assets(scorings: int) -> dict[str, pystac.Asset]:
-    assets = {
-        "forecast": pystac.Asset(
-            f"../{FORECAST_PATH}", "Forecast cube (Zarr)", None, pystac.MediaType.VND_ZARR, ["data"], dict(_PLAIN_ZARR)
-        )
-    }
-    if scorings:
-        assets["skill"] = pystac.Asset(
-            f"../{SKILL_PATH}",
-            "Skill cube (Zarr)",
-            "A log of scores: of several rows of an init the last counts.",
-            pystac.MediaType.VND_ZARR,
-            ["data"],
-            dict(_PLAIN_ZARR),
-        )
-        assets["skill_summary"] = pystac.Asset(
-            f"../{SKILL_SUMMARY}", "Skill in brief", None, pystac.MediaType.JSON, ["metadata"]
-        )
-    return assets
+    shared = {"forecast": FORECAST_PATH} | (SKILL_ASSETS if scorings else {})
+    return {name: ITEM_ASSETS[name].create_asset(f"../{path}") for name, path in shared.items()}
 
 
 def _properties(settings: Settings, init: xr.Dataset) -> dict[str, Any]:

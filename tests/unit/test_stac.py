@@ -76,7 +76,7 @@ def test_a_night_writes_the_item_then_its_year_and_the_collection_last(published
 
 
 def test_an_item_tells_its_times_as_the_forecast_extension_asks(published: Settings, init: xr.Dataset) -> None:
-    properties = item(published, init).to_dict(transform_hrefs=False)["properties"]
+    properties = item(published, init, 1).to_dict(transform_hrefs=False)["properties"]
     assert properties["forecast:reference_datetime"] == "2024-05-20T00:00:00Z"
     assert properties["datetime"] == properties["start_datetime"] == "2024-05-21T00:00:00Z"
     assert properties["end_datetime"] == "2024-05-24T23:59:59Z"
@@ -98,7 +98,7 @@ def test_every_extension_whose_fields_are_used_is_declared(published: Settings, 
 
 
 def test_an_item_carries_how_its_forecast_was_made(published: Settings, init: xr.Dataset) -> None:
-    properties = item(published, init).properties
+    properties = item(published, init, 1).properties
     told = {name.removeprefix("datlstm:"): value for name, value in properties.items() if name.startswith("datlstm:")}
     assert told == {
         **LINEAGE,
@@ -112,7 +112,7 @@ def test_an_item_carries_how_its_forecast_was_made(published: Settings, init: xr
 
 
 def test_the_cube_is_described_as_it_is(published: Settings, init: xr.Dataset) -> None:
-    made = item(published, init)
+    made = item(published, init, 1)
     cube = DatacubeExtension.ext(made)
     assert cube.variables is not None
     assert cube.dimensions.keys() == {"lead_time", "latitude", "longitude"}
@@ -144,11 +144,11 @@ def test_the_collection_describes_the_whole_cube(published: Settings, init: xr.D
     assert cube.variables["model_id"].dimensions == ["init_time"]
     (interval,) = collection.extent.temporal.intervals
     assert [str(moment) for moment in interval] == ["2024-05-21 00:00:00+00:00", "2024-05-29 23:59:59+00:00"]
-    assert set(collection.item_assets) == set(item(published, init).assets)
+    assert set(collection.item_assets) == set(item(published, init, 1).assets)
 
 
 def test_size_and_checksum_are_those_of_the_netcdf_file(published: Settings, init: xr.Dataset) -> None:
-    file = FileExtension.ext(item(published, init).assets["netcdf"])
+    file = FileExtension.ext(item(published, init, 1).assets["netcdf"])
     content = netcdf_bytes(init)
     assert file.size == len(content)
     assert file.checksum == "1220" + hashlib.sha256(content).hexdigest()
