@@ -12,13 +12,12 @@ import numpy as np
 import xarray as xr
 
 from datlstm import daily
-from datlstm.archive import Archive
 from datlstm.areas import area_names
 from datlstm.cube import Cube, CubeWriter
 from datlstm.errors import ProductError
 from datlstm.products.basis import bases
 from datlstm.products.forecast import ICE_THRESHOLD
-from datlstm.products.structure import NO_DAY, OSTIA_REFERENCES
+from datlstm.products.structure import NO_DAY, origin_of, shared_attributes
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.verification import METRICS
@@ -210,13 +209,12 @@ _SURFACE_ATTRIBUTES = {
 
 
 def _attributes(settings: Settings) -> dict[str, Any]:
-    region, archive = settings.region, Archive(settings)
-    source = "synthetic" if settings.source.is_synthetic else "satellite"
+    region, origin = settings.region, origin_of(settings)
     return {
-        "Conventions": "CF-1.11, ACDD-1.3",
+        **shared_attributes(settings),
         "title": f"{region.title}: skill of the sea surface temperature forecasts",
         "summary": (
-            f"Errors and stability of the published forecasts and of three baselines against {source} daily analyses, "
+            f"Errors and stability of the published forecasts and of three baselines against {origin} daily analyses, "
             "in kelvin (equal to °C for differences), by valid day, area, surface and lead time."
         ),
         "comment": (
@@ -224,16 +222,8 @@ def _attributes(settings: Settings) -> dict[str, Any]:
             "tells why it was written."
         ),
         "keywords": "sea surface temperature, forecast, verification, forecast skill",
-        "institution": "datlstm forecast service",
-        "project": "datlstm",
-        "source": f"{source} SST ({settings.source.kind}) against the forecasts of forecast.zarr",
-        "history": "written by datlstm",
-        "references": "none: synthetic" if settings.source.is_synthetic else OSTIA_REFERENCES,
-        "license": "https://creativecommons.org/licenses/by/4.0/",
-        "acknowledgement": archive.attribution() if archive.exists() else "",
+        "source": f"{origin} SST ({settings.source.kind}) against the forecasts of forecast.zarr",
         "id": f"datlstm-{region.name}-skill",
-        "naming_authority": "datlstm",
-        "standard_name_vocabulary": "CF Standard Name Table v93",
     }
 
 

@@ -100,24 +100,38 @@ _LEAD_ATTRIBUTES = {"standard_name": "forecast_period", "long_name": "lead time"
 _VALID_ATTRIBUTES = {"standard_name": "time", "long_name": "day the forecast is for"}
 
 
-def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
-    region, archive = settings.region, Archive(settings)
-    source = "synthetic" if settings.source.is_synthetic else "satellite"
+def shared_attributes(settings: Settings) -> dict[str, str]:
+    """Return what ACDD asks of every cube of the service alike."""
+    archive = Archive(settings)
     return {
         "Conventions": "CF-1.11, ACDD-1.3",
-        "title": f"{region.title}: {settings.model.lead_days}-day sea surface temperature forecasts",
-        "summary": (
-            f"Daily forecasts of foundation sea surface temperature for 1 to {settings.model.lead_days} days ahead, "
-            f"made from {source} daily analyses. Land is NaN; an init_time without a forecast has forecast_source none."
-        ),
-        "keywords": "sea surface temperature, forecast, foundation SST, machine learning, DatLSTM",
         "institution": "datlstm forecast service",
         "project": "datlstm",
-        "source": f"{source} SST ({settings.source.kind}), forecast by the model that model_id names",
         "history": "written by datlstm",
         "references": "none: synthetic" if settings.source.is_synthetic else OSTIA_REFERENCES,
         "license": "https://creativecommons.org/licenses/by/4.0/",
         "acknowledgement": archive.attribution() if archive.exists() else "",
+        "naming_authority": "datlstm",
+        "standard_name_vocabulary": "CF Standard Name Table v93",
+    }
+
+
+def origin_of(settings: Settings) -> str:
+    """Return in one word whether the days were observed or invented."""
+    return "synthetic" if settings.source.is_synthetic else "satellite"
+
+
+def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
+    region, origin = settings.region, origin_of(settings)
+    return {
+        **shared_attributes(settings),
+        "title": f"{region.title}: {settings.model.lead_days}-day sea surface temperature forecasts",
+        "summary": (
+            f"Daily forecasts of foundation sea surface temperature for 1 to {settings.model.lead_days} days ahead, "
+            f"made from {origin} daily analyses. Land is NaN; an init_time without a forecast has forecast_source none."
+        ),
+        "keywords": "sea surface temperature, forecast, foundation SST, machine learning, DatLSTM",
+        "source": f"{origin} SST ({settings.source.kind}), forecast by the model that model_id names",
         "processing_level": "L4 forecast",
         "geospatial_lat_min": float(grid.latitude[0]),
         "geospatial_lat_max": float(grid.latitude[-1]),
@@ -126,8 +140,6 @@ def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
         "geospatial_lat_units": "degrees_north",
         "geospatial_lon_units": "degrees_east",
         "id": f"datlstm-{region.name}",
-        "naming_authority": "datlstm",
-        "standard_name_vocabulary": "CF Standard Name Table v93",
     }
 
 
