@@ -222,7 +222,7 @@ def _attributes(settings: Settings) -> dict[str, Any]:
             "tells why it was written."
         ),
         "keywords": "sea surface temperature, forecast, verification, forecast skill",
-        "source": f"{origin} SST ({settings.source.kind}) against the forecasts of forecast.zarr",
+        "source": f"{origin} SST analyses against the forecasts of forecast.zarr",
         "id": f"datlstm-{region.name}-skill",
     }
 

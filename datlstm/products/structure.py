@@ -131,7 +131,7 @@ def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
             f"made from {origin} daily analyses. Land is NaN; an init_time without a forecast has forecast_source none."
         ),
         "keywords": "sea surface temperature, forecast, foundation SST, machine learning, DatLSTM",
-        "source": f"{origin} SST ({settings.source.kind}), forecast by the model that model_id names",
+        "source": f"{origin} SST analyses, forecast by the model that model_id names",
         "processing_level": "L4 forecast",
         "geospatial_lat_min": float(grid.latitude[0]),
         "geospatial_lat_max": float(grid.latitude[-1]),

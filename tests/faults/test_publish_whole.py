@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -15,14 +14,8 @@ import xarray as xr
 from datlstm import lease
 from datlstm import store as store_module
 from datlstm.errors import StoreError
-from datlstm.ladder import nightly_forecast
 from datlstm.lease import LEASE_SECONDS
-from datlstm.products.forecast import forecast_cube
-from datlstm.settings import Settings, load_settings
-from datlstm.store import Store
-from tests.conftest import LAST_DAY
 from tests.faults.publisher import FIRST, WRITES, Killed, Mortal, check_whole, cube_at, publish
-from tests.nights import publish_forecast
 
 Attempt = Callable[[Callable[[], object], int | None], int]
 ROOT = Path(__file__).parents[2]
@@ -139,47 +132,6 @@ def test_right_after_a_kill_on_object_storage_the_next_run_is_told_whose_lease_i
     with pytest.raises(StoreError, match=r"/c\.zarr is being written by .*, process \d+ \(lease until"):
         publish(s3_store_url, FIRST + timedelta(days=1), "next")
     check_whole(opened(s3_store_url), {FIRST: "first"})
-
-
-def test_a_nights_forecast_killed_around_a_write_is_whole_or_not_there_and_the_next_run_completes_it(
-    service_store: Path, settings_file: Path, tmp_path: Path, attempt: Attempt
-) -> None:
-    settings = load_settings(str(settings_file)).replace(store=service_store.as_uri())
-    old = fully_read(settings)
-    made = nightly_forecast(settings, LAST_DAY + timedelta(days=1))
-    made = replace(made, init_day=made.init_day + timedelta(days=2))
-    alive = relocated(settings, tmp_path / "alive")
-    writes = attempt(lambda: publish_forecast(alive, made), None)
-    assert writes >= 20
-    for k in range(0, writes, 8):
-        target = relocated(settings, tmp_path / f"killed-{k}")
-        before = forecast_cube(target).open()
-        assert before is not None
-        attempt(lambda target=target: publish_forecast(target, made), k)  # type: ignore[misc]
-        during = fully_read(target)
-        is_published = during.sizes["init_time"] == 3
-        assert publish_forecast(target, made) == ("unchanged" if is_published else "published")
-        after = fully_read(target)
-        xr.testing.assert_identical(after.drop_vars("created_at"), fully_read(alive).drop_vars("created_at"))
-        xr.testing.assert_identical(before.load(), old)
-        xr.testing.assert_identical(during, after if is_published else old)
-
-
-def fully_read(settings: Settings) -> xr.Dataset:
-    cube = forecast_cube(settings).open()
-    assert cube is not None
-    return cube.load()
-
-
-def relocated(settings: Settings, folder: Path) -> Settings:
-    """Return settings with a store of its own that has the same archive and the same cube."""
-    original = Path(Store(settings.store).location_of(""))
-    folder.mkdir()
-    (folder / "archive").symlink_to(original / "archive")
-    target = settings.replace(store=folder.as_uri())
-    for path in Store(settings.store).list("forecast.zarr"):
-        Store(target.store).write(path, (original / path).read_bytes())
-    return target
 
 
 def child(url: str, days: int, model: str, dies_at: int | None, when: str) -> "subprocess.Popen[str]":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from shutil import copytree
 
@@ -51,7 +51,8 @@ def store(service_store: Path, settings_file: Path, tmp_path: Path, monkeypatch:
 def artifacts(key: str) -> list[str]:
     """What was left for the operator under a key, newest last."""
     with get_client(sync_client=True) as client:
-        return [str(artifact.data) for artifact in client.read_artifacts() if artifact.key == key]
+        found = [artifact for artifact in client.read_artifacts() if artifact.key == key]
+    return [str(artifact.data) for artifact in sorted(found, key=lambda artifact: artifact.created or datetime.min)]
 
 
 def everything_prefect_keeps() -> str:

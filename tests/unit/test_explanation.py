@@ -17,12 +17,12 @@ from datlstm.explanation import Explanation, explain
 from datlstm.ingest import ingest
 from datlstm.ladder import ForecastSource, nightly_forecast
 from datlstm.leftovers import midnight
-from datlstm.products.forecast import publish_forecast
 from datlstm.registry import champion_id
 from datlstm.settings import Settings
 from datlstm.sources import open_source
 from datlstm.store import Store
 from tests.conftest import LAST_DAY
+from tests.nights import publish_forecast
 from tests.unit.conftest import FIRST_INIT
 
 DAY, PLACE = FIRST_INIT + timedelta(days=2), 2

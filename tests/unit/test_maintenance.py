@@ -23,13 +23,13 @@ from datlstm.grid import Grid
 from datlstm.leftovers import remove_leftovers
 from datlstm.maintenance import PARTS, maintain, run_part, without_asset
 from datlstm.products.forecast import forecast_cube, published_days
-from datlstm.products.skill import verify
 from datlstm.registry import champion_id
 from datlstm.settings import Settings, load_settings
 from datlstm.staged import StagedZarr
 from datlstm.store import Store
 from tests.conftest import FIRST_DAY, LAST_DAY
 from tests.faults.publisher import Killed, Mortal
+from tests.nights import verify
 from tests.unit.conftest import FIRST_INIT, N_INITS
 
 # Whatever a test wrote is older than any retention by then.

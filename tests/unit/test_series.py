@@ -15,11 +15,11 @@ import zarr
 
 from datlstm.errors import ProductError
 from datlstm.ladder import nightly_forecast
-from datlstm.products.forecast import publish_forecast
 from datlstm.products.series import FIELDS, due_years, series_path, series_years, write_series
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
 from tests.faults.publisher import WRITES, Killed, Mortal
+from tests.nights import publish_forecast
 from tests.unit.conftest import FIRST_INIT, N_INITS
 
 NEW_YEAR = date(2025, 1, 1)
