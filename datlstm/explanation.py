@@ -225,7 +225,8 @@ def _made_again(settings: Settings, bundle: Bundle, init: xr.Dataset, init_day: 
         made = made.isel(lead_time=slice(0, init.sizes["lead_time"]))
         source, age, missing = (int(init[name]) for name in ("forecast_source", "input_age_days", "n_missing_inputs"))
         again = NightlyForecast(init_day, made, ForecastSource(source), bundle, snapshot_id, age, missing)
-        return shown(forecast_cube(settings), draft_against(settings, again, baseline))
+        as_then = settings.replace(model=settings.model.model_copy(update={"lead_days": init.sizes["lead_time"]}))
+        return shown(forecast_cube(as_then), draft_against(as_then, again, baseline))
 
 
 def _compare(published: xr.Dataset, made: xr.Dataset) -> tuple[Difference, ...]:

@@ -6,7 +6,6 @@ from prefect.logging import get_run_logger
 
 from datlstm.drafts import save_draft
 from datlstm.ladder import nightly_forecast
-from datlstm.lineage import record_settings
 from datlstm.products.forecast import draft_forecast
 from datlstm.settings import load_settings
 from datlstm.store import Store
@@ -28,5 +27,4 @@ def make_forecast(settings_name: str | None, forecast_date: date) -> str:
         made.source.name.lower(),
         made.input_age_days,
     )
-    record_settings(settings)
     return save_draft(Store(settings.store), f"forecast-{made.init_day}", draft_forecast(settings, made))

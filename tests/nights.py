@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from datlstm.ladder import NightlyForecast
+from datlstm.lineage import record_settings
 from datlstm.products.forecast import Outcome, draft_forecast, forecast_cube, stage_forecast
 from datlstm.products.publication import publish
 from datlstm.products.scoring import score
@@ -16,6 +17,7 @@ def publish_forecast(settings: Settings, made: NightlyForecast) -> Outcome:
     cube = forecast_cube(settings)
     with cube.writing() as writer:
         outcome, _ = stage_forecast(cube, writer, draft_forecast(settings, made))
+        record_settings(settings)
         writer.commit()
     return outcome
 

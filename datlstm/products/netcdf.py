@@ -66,7 +66,7 @@ def export_netcdf(settings: Settings, init_day: date, path: Path) -> None:
     """Write one published init to a file, as `netcdf_bytes`. Raises `ProductError` when it was never published."""
     init = read_init(settings, init_day)
     if init is None:
-        raise ProductError(f"no forecast was published from {init_day}: see `datlstm status` for those that were")
+        raise ProductError(f"no forecast was published from {init_day}: choose one of the init_time of forecast.zarr")
     path.write_bytes(netcdf_bytes(init))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import xarray as xr
 
 from datlstm.errors import ProductError
+from datlstm.lineage import record_settings
 from datlstm.plots import quicklook, quicklook_path
 from datlstm.products.forecast import Outcome, days_in, forecast_cube, init_day_of, init_in, stage_forecast
 from datlstm.products.latest import LATEST, PAGE, latest
@@ -65,6 +66,7 @@ def publish(settings: Settings, forecast: xr.Dataset | None, scores: xr.Dataset 
         for path, content in _news(store, hidden).items():
             store.write(path, content)
         news = _news(store, shown)
+        record_settings(settings)
         forecasts.commit()
         skill.commit()
         for path, content in news.items():

@@ -68,6 +68,7 @@ def write_series(settings: Settings, year: int) -> Outcome:
         copy, encoding = _copy(store, year)
         copy.to_zarr(staged, zarr_format=3, consolidated=False, encoding=encoding)
         staged.commit()
+        staged.follow_up()
     return "published"
 
 

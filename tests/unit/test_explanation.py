@@ -91,7 +91,7 @@ def test_a_value_on_land_or_another_surface_differs_too(published: Settings) -> 
     overwrite(published, "mask", (PLACE, *land), 1)
     found = explain(published, DAY)
     assert found.differences is not None
-    assert [(d.variable, d.cells, d.largest) for d in found.differences] == [("sst", 1, np.inf), ("mask", 1, 1.0)]
+    assert {(d.variable, d.cells, d.largest) for d in found.differences} == {("sst", 1, np.inf), ("mask", 1, 1.0)}
 
 
 def test_a_chunk_that_can_t_be_decoded_is_named(published: Settings) -> None:

@@ -203,6 +203,7 @@ def training_cube(settings: Settings, name: str, age_days: int) -> str:
     staged = StagedZarr(store, path, lambda: None)
     xr.Dataset({"anomaly": ("time", np.arange(4.0))}).to_zarr(staged, zarr_format=3, consolidated=False)
     staged.commit()
+    staged.follow_up()
     written = datetime.now().timestamp() - 86400 * age_days
     os.utime(store.location_of(f"{path}/zarr.json"), (written, written))
     return path

@@ -33,7 +33,8 @@ def finished_store(settings_file: Path, published_store: Path, tmp_path_factory:
     settings = load_settings(str(settings_file)).replace(store=folder.as_uri())
     made = nightly_forecast(settings, FIRST_INIT + timedelta(days=1))
     for init_day in (date(2024, 12, 31), date(2025, 1, 2)):
-        publish_forecast(settings, replace(made, init_day=init_day))
+        later = made.sst["valid_time"] + np.timedelta64((init_day - made.init_day).days, "D")
+        publish_forecast(settings, replace(made, init_day=init_day, sst=made.sst.assign_coords(valid_time=later)))
     return folder
 
 
