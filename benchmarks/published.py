@@ -11,6 +11,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -55,12 +56,13 @@ REST = "leases, the whole log read, the rest"
 
 
 class Cost(NamedTuple):
-    """What one piece of work took: seconds of the wall and of this process, requests, and where the seconds went."""
+    """What one piece of work took: seconds of the wall and of this process, by part too, and requests."""
 
     wall: float
     processor: float
     requests: list[Request]
-    parts: dict[str, float]
+    wall_by_part: dict[str, float]
+    processor_by_part: dict[str, float]
 
     def count(self, verb: str) -> int:
         """Return the number of requests of a kind."""
@@ -83,11 +85,18 @@ class Cost(NamedTuple):
 
 def cost_of(work: Callable[[], object]) -> Cost:
     """Do a piece of work, and return what it took."""
-    with recorded() as requests, clocked(PARTS) as parts:
-        processor, wall = time.process_time(), time.perf_counter()
+    clocks = time.perf_counter, time.process_time
+    with (
+        recorded() as requests,
+        clocked(PARTS, clocks[0]) as wall_by_part,
+        clocked(PARTS, clocks[1]) as processor_by_part,
+    ):
+        starts = [clock() for clock in clocks]
         work()
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    return Cost(wall, processor, requests, {**parts, REST: wall - sum(parts.values())})
+        wall, processor = (clock() - start for clock, start in zip(clocks, starts, strict=True))
+    wall_by_part[REST] = wall - sum(wall_by_part.values())
+    processor_by_part[REST] = processor - sum(processor_by_part.values())
+    return Cost(wall, processor, requests, wall_by_part, processor_by_part)
 
 
 @contextmanager
@@ -111,12 +120,18 @@ def publications(settings: Settings, root: str, ages: Sequence[int], rounds: int
             # The first in a process also pays for imports and fonts.
             costs[age] += [cost] * (counts >= 0)
     whole = [_publication(root, age, own, costs[ages[0]]) for age, own in costs.items()]
-    parts = sorted(PARTS | {REST: ()}, key=lambda part: -_part(costs[ages[0]], part))
-    split = [
-        {"part, ms": part, **{f"{age}": f"{1e3 * _part(own, part):.0f}" for age, own in costs.items()}}
-        for part in parts
-    ]
-    return whole, split
+    return whole, [_split(part, costs) for part in (*PARTS, REST)]
+
+
+def _split(part: str, costs: dict[int, list[Cost]]) -> dict[str, str]:
+    row = {"part": part}
+    for age, own in costs.items():
+        wall, processor = (
+            1e3 * median(by_part[part] for by_part in clock)
+            for clock in ([c.wall_by_part for c in own], [c.processor_by_part for c in own])
+        )
+        row |= {f"{age}: wall ms": f"{wall:.0f}", f"{age}: processor ms": f"{processor:.0f}"}
+    return row
 
 
 def _publication(root: str, age: int, costs: Sequence[Cost], first: Sequence[Cost]) -> dict[str, str]:
@@ -133,10 +148,6 @@ def _publication(root: str, age: int, costs: Sequence[Cost], first: Sequence[Cos
         "kB written": f"{median(cost.moved('PUT') for cost in costs) / 1e3:.0f}",
         "window ms": f"{median(windows):.0f} ({windows[0]:.0f} … {windows[-1]:.0f})",
     }
-
-
-def _part(costs: Sequence[Cost], part: str) -> float:
-    return median(cost.parts.get(part, 0.0) for cost in costs)
 
 
 def years(settings: Settings, url: str, count: int) -> Table:
@@ -175,18 +186,20 @@ def keeping(settings: Settings, root: str, age: int) -> Table:
     """Return what is kept of a store's nights, by kind of object: number, size, and of a cube what it is raw."""
     store = Store(filled(settings, root, age).settings.store)
     inits = _length(store, FORECAST_PATH, "init_time")
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for entry in store.entries(""):
+        sizes[entry.path.split("/")[0]].append(entry.size)
     table = []
-    for path in sorted({entry.path.split("/")[0] for entry in store.entries("")} - {"archive", ".leases", ".locks"}):
-        sizes = [entry.size for entry in store.entries(path)]
+    for path in sorted(sizes.keys() - {"archive", ".leases", ".locks"}):
         raw = _raw(store, path) if path.endswith(".zarr") else None
         table.append(
             {
                 "of": path,
                 "inits": f"{inits}",
-                "objects": f"{len(sizes)}",
-                "MB": f"{sum(sizes) / 1e6:.1f}",
-                "raw MB": f"{raw / 1e6:.1f}" if raw else "",
-                "share of raw": f"{sum(sizes) / raw:.2f}" if raw else "",
+                "objects": f"{len(sizes[path])}",
+                "MB": f"{sum(sizes[path]) / 1e6:.2f}",
+                "raw MB": f"{raw / 1e6:.2f}" if raw else "",
+                "share of raw": f"{sum(sizes[path]) / raw:.2f}" if raw else "",
             }
         )
     return table

@@ -51,28 +51,30 @@ def recorded() -> Iterator[list[Request]]:
 
 
 @contextmanager
-def clocked(parts: dict[str, Sequence[Target]]) -> Iterator[dict[str, float]]:
-    """Give the seconds spent in the calls of each part, without those of other parts that are called inside it."""
+def clocked(parts: dict[str, Sequence[Target]], clock: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """Give the seconds of a clock spent in the calls of each part, without those of other parts called inside it."""
     seconds: dict[str, float] = defaultdict(float)
     inside = [0.0]
     with ExitStack() as stack:
         for part, targets in parts.items():
             for owner, name in targets:
-                stack.enter_context(patch.object(owner, name, _timed(getattr(owner, name), part, seconds, inside)))
+                stack.enter_context(
+                    patch.object(owner, name, _timed(getattr(owner, name), part, clock, seconds, inside))
+                )
         yield seconds
 
 
 def _timed(
-    function: Callable[..., Any], part: str, seconds: dict[str, float], inside: list[float]
+    function: Callable[..., Any], part: str, clock: Callable[[], float], seconds: dict[str, float], inside: list[float]
 ) -> Callable[..., Any]:
     @functools.wraps(function)
     def timed(*given: Any, **named: Any) -> Any:
-        start = time.perf_counter()
+        start = clock()
         inside.append(0.0)
         try:
             return function(*given, **named)
         finally:
-            took = time.perf_counter() - start
+            took = clock() - start
             seconds[part] += took - inside.pop()
             inside[-1] += took
 
