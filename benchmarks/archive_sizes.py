@@ -30,6 +30,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(given.settings).replace(store=Path(folder).as_uri())
+        # The axis begins where the days do, so that the share of values that are there is told of days.
+        settings = settings.replace(archive=settings.archive.model_copy(update={"first_day": given.first}))
         source = open_source(settings)
         backfilled_to = given.last - timedelta(days=given.nights)
         list(backfill(settings, given.first, backfilled_to, source))

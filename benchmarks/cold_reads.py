@@ -36,24 +36,25 @@ def point_reads(settings: Settings, root: str, repeats: int) -> Table:
     return _read_in_turns("point", urls, repeats)
 
 
-def _read_in_turns(question: str, urls: dict[str, str], repeats: int) -> Table:
-    answers: dict[str, list[dict[str, Any]]] = {label: [] for label in urls}
-    for _ in range(repeats):
-        for label, url in urls.items():
-            answers[label].append(_asked(url, question))
-    first = median(answer["open_seconds"] + answer["read_seconds"] for answer in next(iter(answers.values())))
-    return [_told(question, label, own, first) for label, own in answers.items()]
-
-
-def _asked(url: str, question: str) -> dict[str, Any]:
+def ask(url: str, question: str) -> dict[str, Any]:
+    """Return what `benchmarks.cold_reader` tells of one question, asked of a URL by a fresh process."""
     command = [sys.executable, "-I", benchmarks.cold_reader.__file__, url, question]
     answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return answer
 
 
+def _read_in_turns(question: str, urls: dict[str, str], repeats: int) -> Table:
+    answers: dict[str, list[dict[str, Any]]] = {label: [] for label in urls}
+    for _ in range(repeats):
+        for label, url in urls.items():
+            answers[label].append(ask(url, question))
+    first = median(answer["processor_seconds"] for answer in next(iter(answers.values())))
+    return [_told(question, label, own, first) for label, own in answers.items()]
+
+
 def _told(question: str, label: str, answers: Sequence[dict[str, Any]], first: float) -> dict[str, str]:
-    seconds = {name: median(answer[f"{name}_seconds"] for answer in answers) for name in ("import", "open", "read")}
-    both = median(answer["open_seconds"] + answer["read_seconds"] for answer in answers)
+    parts = ("import", "open", "read", "processor")
+    seconds = {name: median(answer[f"{name}_seconds"] for answer in answers) for name in parts}
     last = answers[-1]
     return {
         "question": question,
@@ -61,7 +62,8 @@ def _told(question: str, label: str, answers: Sequence[dict[str, Any]], first: f
         "import s": f"{seconds['import']:.2f}",
         "open s": f"{seconds['open']:.2f}",
         "read s": f"{seconds['read']:.2f}",
-        "times the first": f"{both / first:.2f}",
+        "processor s": f"{seconds['processor']:.2f}",
+        "times the first": f"{seconds['processor'] / first:.2f}",
         **{verb: f"{last['requests'].get(verb, 0)}" for verb in ("GET", "HEAD", "LIST")},
         "to open": f"{last['at_opening']}",
         "documents": f"{last['documents']}",
