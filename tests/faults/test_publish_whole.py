@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.fixture(params=["before", "after"])
+@pytest.fixture(params=["before", pytest.param("after", marks=pytest.mark.long)])
 def attempt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     """Run something that dies before, or after, its k-th write (None: lives), and return how many it made."""
 
