@@ -85,8 +85,8 @@ class Explanation:
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield what a person reads: a name and a text, line by line."""
-        standing = "the champion still" if self.is_champion else "not the champion now"
-        rung = "damped persistence" if self.source is ForecastSource.DAMPED_PERSISTENCE else f"a champion, {standing}"
+        standing = "champion still" if self.is_champion else "not the champion now"
+        rung = "damped persistence" if self.source is ForecastSource.DAMPED_PERSISTENCE else f"model, {standing}"
         yield "forecast", f"from {self.init_day} by {self.model_id} ({rung})"
         yield "archive", self.archive_snapshot
         for given in self.inputs:
