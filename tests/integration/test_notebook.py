@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import fsspec
 import matplotlib
 import nbformat
 import numpy as np
 import pytest
-import s3fs
 import xarray as xr
 from matplotlib import pyplot
 from matplotlib.image import imread
@@ -210,7 +210,7 @@ def public(nights: Settings, s3_server: StoreServer) -> tuple[str, dict[str, str
     """The same store on object storage, where anyone may read it: its URL, and what to say to find the server."""
     place = f"{PUBLIC_BUCKET}/{uuid4().hex}"
     keys = {"key": s3_server.writer.access_key, "secret": s3_server.writer.secret_key}
-    s3fs.S3FileSystem(endpoint_url=s3_server.endpoint, **keys).put(str(local(nights)), place, recursive=True)
+    fsspec.filesystem("s3", endpoint_url=s3_server.endpoint, **keys).put(str(local(nights)), place, recursive=True)
     return f"s3://{place}", s3_server.anonymous_environment
 
 
