@@ -1,4 +1,4 @@
-"""``datlstm store …``: object storage on this machine, for hands."""
+"""``datlstm store …``: copies of a store, and object storage on this machine, for hands."""
 
 import shlex
 import signal
@@ -19,13 +19,42 @@ from datlstm.errors import DatlstmError
 BUCKET = "datlstm"
 CHECK_SECONDS = 0.2
 
-app = typer.Typer(no_args_is_help=True, help="Object storage on this machine, for tests and demos.")
+app = typer.Typer(no_args_is_help=True, help="Back a store up and restore it; serve object storage on this machine.")
 errors = Console(stderr=True)
 
 
-@app.callback()
-def _store() -> None:
-    """Keep ``serve`` a command of its own while it is the only one."""
+Settings = Annotated[
+    str | None, typer.Option("--settings", "-s", help="A region or a TOML file. Default: DATLSTM_SETTINGS, else bohai.")
+]
+
+
+@app.command()
+def backup(
+    url: Annotated[str, typer.Argument(help="Where the copy is: file:///path or s3://bucket/prefix.")],
+    settings: Settings = None,
+) -> None:
+    """Bring a copy of the region's store up to date; nights may run meanwhile."""
+    from datlstm.backup import back_up
+    from datlstm.settings import load_settings
+    from datlstm.store import Store
+
+    with _told_errors():
+        typer.echo(str(back_up(Store(load_settings(settings).store), Store(url))))
+
+
+@app.command()
+def restore(
+    url: Annotated[str, typer.Argument(help="Where the copy is.")],
+    part: Annotated[str, typer.Argument(help="What to restore, such as archive or forecast.zarr. Default: all.")] = "",
+    settings: Settings = None,
+) -> None:
+    """Copy a backup into the region's store, where there must be nothing yet."""
+    from datlstm.backup import restore as restore_from
+    from datlstm.settings import load_settings
+    from datlstm.store import Store
+
+    with _told_errors():
+        typer.echo(str(restore_from(Store(url), Store(load_settings(settings).store), part.strip("/"))))
 
 
 @app.command()
@@ -37,12 +66,8 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1. Default: a free one.")] = 0,
 ) -> None:
     """Serve a bucket over S3 until Ctrl-C, and print the variables that lead the service to it."""
-    try:
-        with _folder(folder) as chosen:
-            _serve(chosen, bucket, port)
-    except DatlstmError as error:
-        errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+    with _told_errors(), _folder(folder) as chosen:
+        _serve(chosen, bucket, port)
 
 
 def _serve(folder: Path, bucket: str, port: int) -> None:
@@ -58,6 +83,15 @@ def _serve(folder: Path, bucket: str, port: int) -> None:
         errors.print("In another shell, give the exports above; Ctrl-C ends the store.")
         while not ended.wait(CHECK_SECONDS):
             server.check()
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    try:
+        yield
+    except DatlstmError as error:
+        errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
 
 
 @contextmanager
