@@ -16,7 +16,7 @@ nightly: $(VENV)/.runtime
 	$(VENV)/bin/datlstm nightly --bootstrap
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -14,7 +14,7 @@ from datlstm.synthetic.marine_store.faults import Fault, FaultPlan
 from tests.faults.marine import CLIENT_WAITS, NEAR_REAL_TIME, archived, ingest_for, talking_to, world_of, wrong_days
 
 FIRST_NIGHT = date(2024, 6, 5)
-NIGHTS, MANY_NIGHTS = 12, 100
+NIGHTS, MANY_NIGHTS = 6, 100
 """Each takes about five seconds, one that hangs its limit."""
 SEED = 11
 DAYS_BEFORE = 20

@@ -21,7 +21,7 @@ from datlstm.settings import load_settings
 from tests.conftest import LAST_DAY
 
 NIGHT = LAST_DAY + timedelta(days=4)
-KILLS = 5
+KILLS = 2
 WHEN_WRITTEN = ("created_at", "ingested_at", "truth_ingested_at", "scored_at", "archive_snapshot")
 """What tells one run from another by design: clock times, and the random ids of snapshots."""
 
