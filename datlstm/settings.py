@@ -320,6 +320,12 @@ class Settings(Frozen):
         """Return a copy with whole sections (or fields) replaced, validated again."""
         return self.model_validate({**dict(self), **sections})
 
+    def with_training_of(self, architecture: ArchitectureName | None, epochs: int | None) -> Self:
+        """Return a copy with another architecture and number of epochs, where they are given."""
+        model = {**dict(self.model), **({"name": architecture} if architecture else {})}
+        training = {**dict(self.training), **({"epochs": epochs} if epochs else {})}
+        return self.replace(model=model, training=training)
+
 
 class _OverriddenSettings(Settings, BaseSettings):
     """Settings as they are loaded. What is made of them later, by `replace`, the environment must not touch again."""

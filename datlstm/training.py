@@ -12,12 +12,14 @@ from datlstm.archive import Archive
 from datlstm.baselines import fit_damping
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.checkpoints import Checkpoints, Progress, Weights
+from datlstm.errors import CheckpointError
 from datlstm.fitting import ForecastModule, OnEpoch, fit
 from datlstm.forecasting import anomaly_forecaster
 from datlstm.grid import Grid
 from datlstm.models import build, compile_blocks, configure
 from datlstm.normalise import Normaliser
 from datlstm.settings import Settings
+from datlstm.staged import ROOT_DOCUMENT
 from datlstm.store import Store
 from datlstm.windows import Periods, Windows, open_training_cube, write_training_cube
 
@@ -94,12 +96,19 @@ def retrain(
 def resume(
     settings: Settings, checkpoints: Checkpoints, on_epoch: OnEpoch | None = None, stop: Event | None = None
 ) -> Bundle:
-    """Go on with an interrupted training, as it was set up, and return what `retrain` would have returned.
+    """Go on with the training that checkpoints are of, as it was set up, and return what `retrain` would have returned.
 
-    ``checkpoints`` are found by `Checkpoints.newest`. Raises `StoreError` when its training cube is gone.
+    ``checkpoints`` come from `Checkpoints.newest`. Raises as `retrain`, and `CheckpointError` when the training cube is
+    gone.
     """
     told = checkpoints.manifest
-    log.info("training %s goes on after %d of %d epochs", told.run_id, told.epochs, told.training.epochs)
+    if told.steps:
+        log.info("training %s goes on after %d of %d epochs", told.run_id, told.epochs, told.training.epochs)
+    if checkpoints.store.read(f"{told.cube_path}/{ROOT_DOCUMENT}") is None:
+        raise CheckpointError(
+            f"training {told.run_id} can't go on, for its cube {checkpoints.store.url_of(told.cube_path)} is gone: run "
+            "`datlstm retrain`"
+        )
     return retrain(checkpoints.settings(settings), told.cube_path, told.baseline_id, on_epoch, checkpoints, stop)
 
 
