@@ -28,8 +28,8 @@ def remove_leftovers(store: Store, as_of: date) -> list[str]:
     """Delete leftovers that are old enough as of a day, and return their paths.
 
     Chunks behind what a cube's root document shows, and probes of conditional writes: a day old. Drafts, checkpoints of
-    trainings that nobody went on with, and files of bundles that have no manifest: a week. Raises `ProductError` when a root document is damaged, `StoreError` when
-    another writer does not finish.
+    trainings that nobody went on with, and files of bundles that have no manifest: a week. Raises `ProductError` when a
+    root document is damaged, `StoreError` when another writer does not finish.
     """
     hidden, waiting = midnight(as_of, HIDDEN_DAYS), midnight(as_of, WAITING_DAYS)
     removed = [path for cube in CUBES for path in _remove_hidden_chunks(store, cube, hidden)]

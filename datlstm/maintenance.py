@@ -111,7 +111,8 @@ def expire_archive_states(settings: Settings, as_of: date) -> str:
 def remove_training_cubes(settings: Settings, as_of: date) -> str:
     """Delete training cubes but for the newest ``retention.training_cubes``, and what killed writers left of others.
 
-    The cubes of trainings that have checkpoints stay too, and the checkpoints: see `datlstm.leftovers`. While the right to write is held none is being written. A cube's root document goes first: then it is not there.
+    The cubes of trainings that have checkpoints stay too. While the right to write is held none is being written. A
+    cube's root document goes first: then it is not there.
     """
     store = Store(settings.store)
     with store.writer(TRAINING_FOLDER) as confirm:

@@ -1,6 +1,5 @@
 """A training that was stopped anywhere and gone on with ends in the bundle of one that was not, bit for bit."""
 
-import logging
 from collections.abc import Callable, Iterator
 from threading import Event
 
@@ -9,11 +8,9 @@ import pytest
 import torch
 
 from datlstm.bundle import Bundle
-from datlstm.checkpoints import FOLDER, Checkpoints
-from datlstm.errors import CheckpointError, TrainingInterruptedError
-from datlstm.fitting import EpochSampler
+from datlstm.checkpoints import Checkpoints
+from datlstm.errors import TrainingInterruptedError
 from datlstm.settings import Settings
-from datlstm.store import Store
 from datlstm.training import prepare, resume, retrain
 
 EPOCHS, BATCHES = 3, 3
@@ -25,7 +22,9 @@ def short(trained: Settings) -> Settings:
     options = {"datlstm": {**trained.model.options["datlstm"], "drop_path": 0.3}}
     return trained.replace(
         model={**dict(trained.model), "options": options},
-        training=trained.training.model_copy(update={"epochs": EPOCHS, "windows_per_epoch": 8 * BATCHES}),
+        training=trained.training.model_copy(
+            update={"epochs": EPOCHS, "windows_per_epoch": 8 * BATCHES, "learning_rate": 1e-2, "seed": 1}
+        ),
     )
 
 
@@ -68,6 +67,7 @@ def test_stopped_after_any_batch_and_resumed_it_ends_bit_identical(
 ) -> None:
     prepared = prepare(short)
     undisturbed = retrain(short, *prepared)
+    assert undisturbed.training["validation_loss"] < undisturbed.training["untrained_validation_loss"]
     for step in range(1, EPOCHS * BATCHES + 1):
         interrupted(short, prepared, stop_after(step))
         checkpoints = Checkpoints.newest(short)
