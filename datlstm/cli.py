@@ -17,7 +17,7 @@ from datlstm import store_cli
 from datlstm.clock import today
 from datlstm.comparison import cli as benchmark
 from datlstm.errors import DatlstmError, SettingsError
-from datlstm.settings import Settings, load_settings, shipped_regions
+from datlstm.settings import ArchitectureName, Settings, load_settings, shipped_regions
 from datlstm.synthetic.marine_store import cli as marine_store
 
 # Prefect reads these at import: its embedded server needs longer than its default on a small machine, and says nothing
@@ -51,6 +51,11 @@ SettingsName = Annotated[
         help=f"A region ({', '.join(shipped_regions())}) or a TOML file. Default: DATLSTM_SETTINGS, else bohai.",
     ),
 ]
+Architecture = Annotated[
+    ArchitectureName | None, typer.Option("--architecture", "-a", help="Default: the settings' model.")
+]
+Promote = Annotated[bool, typer.Option(help="Make it champion if the gate finds it better.")]
+Remote = Annotated[bool, typer.Option("--remote", help="Have a worker of the Prefect server do it (PREFECT_API_URL).")]
 AsOf = Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="As of this day. Default: today.")]
 
 
@@ -116,12 +121,26 @@ def product_step(settings: SettingsName = None) -> None:
 
 
 @app.command()
-def retrain(settings: SettingsName = None) -> None:
-    """Train a model from scratch on the archive, score it, and promote it if it is better than what forecasts now."""
-    _settings(settings)
-    from flows.retrain import retrain as flow
+def retrain(
+    settings: SettingsName = None,
+    architecture: Architecture = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How long to train at most.")] = None,
+    promote: Promote = True,
+    remote: Remote = False,
+) -> None:
+    """Train a model from scratch on the archive, score it, and promote it if it is better than what forecasts now.
 
-    console.print(_guarded(lambda: flow(settings)))
+    Ctrl-C or SIGTERM leaves a checkpoint, from which `datlstm resume` goes on.
+    """
+    _run_retrain(remote, settings=settings, architecture=architecture, epochs=epochs, promote=promote)
+
+
+@app.command()
+def resume(
+    settings: SettingsName = None, architecture: Architecture = None, promote: Promote = True, remote: Remote = False
+) -> None:
+    """Go on with the training that was interrupted last, on its own data and settings, and then as `retrain` does."""
+    _run_retrain(remote, settings=settings, architecture=architecture, resume=True, promote=promote)
 
 
 @app.command()
@@ -262,6 +281,18 @@ def _settings(name: str | None) -> Settings:
     for variable, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     return _guarded(lambda: load_settings(name))
+
+
+def _run_retrain(remote: bool, **parameters: Any) -> None:
+    _settings(parameters["settings"])
+    from flows import retrain as flow
+
+    if remote:
+        name = parameters["settings"] or os.environ.get("DATLSTM_SETTINGS")
+        console.print(_guarded(lambda: flow.start(**{**parameters, "settings": name})), highlight=False, soft_wrap=True)
+        console.print("its worker's own DATLSTM_* variables count; when it is done: `datlstm models`", highlight=False)
+    else:
+        console.print(_guarded(lambda: flow.retrain(**parameters)))
 
 
 def _json_object(text: str) -> dict[str, Any]:

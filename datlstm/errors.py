@@ -37,6 +37,18 @@ class NotEnoughDataError(DatlstmError):
     """Too few usable days to fit, train, forecast or score."""
 
 
+class TrainingError(DatlstmError):
+    """A training ended without a model."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """A training was asked to stop, and can be gone on with."""
+
+
+class CheckpointError(DatlstmError):
+    """There is no checkpoint to go on from, it is damaged, or another training writes the same ones."""
+
+
 class BundleError(DatlstmError):
     """A model bundle is missing, corrupted, or does not match the grid, the settings or the code."""
 

@@ -1,16 +1,17 @@
 """Objects that killed writers left behind and that provably nothing refers to, or ever will."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from datlstm.bundle import MANIFEST
+from datlstm.checkpoints import FOLDER as CHECKPOINTS
 from datlstm.errors import ProductError
 from datlstm.products.forecast import FORECAST_PATH
 from datlstm.products.skill import SKILL_PATH
 from datlstm.staged import ROOT_DOCUMENT
-from datlstm.store import Store
+from datlstm.store import Entry, Store
 
 CUBES = (FORECAST_PATH, SKILL_PATH)
 PROBES, DRAFTS = ".leases/probe-", "drafts"
@@ -26,15 +27,15 @@ def midnight(as_of: date, days: int) -> datetime:
 def remove_leftovers(store: Store, as_of: date) -> list[str]:
     """Delete leftovers that are old enough as of a day, and return their paths.
 
-    Chunks behind what a cube's root document shows, and probes of conditional writes: a day old. Drafts, and files of
-    bundles that have no manifest: a week. Raises `ProductError` when a root document is damaged, `StoreError` when
-    another writer does not finish.
+    Chunks behind what a cube's root document shows, and probes of conditional writes: a day old. Drafts, checkpoints of
+    trainings that nobody went on with, and files of bundles that have no manifest: a week. Raises `ProductError` when a
+    root document is damaged, `StoreError` when another writer does not finish.
     """
     hidden, waiting = midnight(as_of, HIDDEN_DAYS), midnight(as_of, WAITING_DAYS)
     removed = [path for cube in CUBES for path in _remove_hidden_chunks(store, cube, hidden)]
     probes = [e.path for e in store.entries(".leases") if e.path.startswith(PROBES) and e.modified_at < hidden]
     drafts = [entry.path for entry in store.entries(DRAFTS) if entry.modified_at < waiting]
-    for path in [*probes, *drafts, *_incomplete_bundles(store, waiting)]:
+    for path in [*probes, *drafts, *_old_checkpoints(store, waiting), *_incomplete_bundles(store, waiting)]:
         store.delete(path)
         removed.append(path)
     return removed
@@ -84,13 +85,23 @@ def _is_hidden(key: str, shown: Mapping[str, tuple[int, ...]]) -> bool:
     return any(int(number) >= count for number, count in zip(numbers, shown[name], strict=True))
 
 
+def _old_checkpoints(store: Store, before: datetime) -> Iterator[str]:
+    """Yield the files of trainings of which none was written lately, the manifest first."""
+    for entries in _by_folder(store.entries(CHECKPOINTS)).values():
+        if all(entry.modified_at < before for entry in entries):
+            yield from sorted((entry.path for entry in entries), key=lambda path: not path.endswith(".json"))
+
+
+def _by_folder(entries: Iterable[Entry]) -> Mapping[str, list[Entry]]:
+    folders = defaultdict(list)
+    for entry in entries:
+        folders[entry.path.rsplit("/", 1)[0]].append(entry)
+    return folders
+
+
 def _incomplete_bundles(store: Store, before: datetime) -> Iterator[str]:
     """Yield the files of bundles whose manifest never came, and none of which was written lately."""
-    folders = defaultdict(list)
-    for entry in store.entries("models"):
-        if entry.path.count("/") > 1:
-            folders[entry.path.rsplit("/", 1)[0]].append(entry)
-    for folder, entries in folders.items():
+    for folder, entries in _by_folder(entry for entry in store.entries("models") if entry.path.count("/") > 1).items():
         manifest = f"{folder}/{MANIFEST}"
         is_old = all(entry.modified_at < before for entry in entries)
         # Asked again, for it may have come since the listing.

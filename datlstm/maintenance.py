@@ -13,6 +13,8 @@ from typing import Any
 from datlstm.archive import PATH as ARCHIVE_PATH
 from datlstm.archive import Archive
 from datlstm.bundle import MANIFEST
+from datlstm.checkpoints import FOLDER as CHECKPOINTS
+from datlstm.checkpoints import manifests
 from datlstm.errors import BundleError, DatlstmError, StoreError
 from datlstm.leftovers import CUBES, DRAFTS, midnight, remove_leftovers
 from datlstm.products.forecast import published_days
@@ -109,16 +111,19 @@ def expire_archive_states(settings: Settings, as_of: date) -> str:
 def remove_training_cubes(settings: Settings, as_of: date) -> str:
     """Delete training cubes but for the newest ``retention.training_cubes``, and what killed writers left of others.
 
-    While the right to write is held none is being written. A cube's root document goes first: then it is not there.
+    The cubes of trainings that have checkpoints stay too. While the right to write is held none is being written. A
+    cube's root document goes first: then it is not there.
     """
     store = Store(settings.store)
     with store.writer(TRAINING_FOLDER) as confirm:
-        entries = store.entries(TRAINING_FOLDER)
+        entries = [e for e in store.entries(TRAINING_FOLDER) if not e.path.startswith(f"{CHECKPOINTS}/")]
         whole = [
             entry for entry in entries if entry.path.endswith(f".zarr/{ROOT_DOCUMENT}") and entry.path.count("/") == 2
         ]
         ranked = [e.path.rsplit("/", 1)[0] for e in sorted(whole, key=lambda e: (e.modified_at, e.path))]
-        kept = tuple(f"{path}/" for path in ranked[-settings.retention.training_cubes :])
+        needed = {manifest.cube_path for manifest in manifests(store)}
+        newest = ranked[-settings.retention.training_cubes :]
+        kept = tuple(f"{path}/" for path in ranked if path in newest or path in needed)
         removed = [entry.path for entry in entries if not entry.path.startswith(kept)]
         for path in sorted(removed, key=lambda path: (path.count("/"), path)):
             confirm()
@@ -165,7 +170,7 @@ PARTS: dict[str, tuple[Callable[[Settings, date], str], tuple[str, ...]]] = {
     "archive states": (expire_archive_states, (ARCHIVE_PATH,)),
     "training cubes": (remove_training_cubes, (TRAINING_FOLDER,)),
     "files": (remove_old_files, (NETCDF[0], QUICKLOOK[0])),
-    "leftovers": (clean_up, (*CUBES, DRAFTS, "models", ".leases")),
+    "leftovers": (clean_up, (*CUBES, DRAFTS, CHECKPOINTS, "models", ".leases")),
     "series": (write_due_series, (SERIES_FOLDER,)),
 }
 """Each part's function, and the places of the store whose room it tells."""

@@ -22,6 +22,7 @@ DEFAULT_SETTINGS = "bohai"
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ArchitectureName = Literal["convlstm", "datlstm", "predrnn", "simvp", "swinlstm-b", "swinlstm-d", "tctn"]
 
 
 class Frozen(BaseModel):
@@ -232,7 +233,9 @@ class ModelSettings(Frozen):
 class TrainingSettings(Frozen):
     """Training period and effort.
 
-    Unset days are derived from the archive: the last ``validation_days`` validate, all before them train.
+    Unset days are derived from the archive: the last ``validation_days`` validate, all before them train. A training
+    that is asked to stop has ``grace_seconds`` to write a checkpoint before it is killed; a Prefect worker gives a
+    cancelled run 30 s in all.
     """
 
     first_day: date | None = None
@@ -254,6 +257,7 @@ class TrainingSettings(Frozen):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compile: bool = False
     maximum_minutes: PositiveFloat | None = None
+    grace_seconds: Annotated[float, Field(gt=0, le=25)] = 20.0
 
 
 class ForecastSettings(Frozen):
@@ -315,6 +319,12 @@ class Settings(Frozen):
     def replace(self, **sections: Any) -> Self:
         """Return a copy with whole sections (or fields) replaced, validated again."""
         return self.model_validate({**dict(self), **sections})
+
+    def with_training_of(self, architecture: ArchitectureName | None, epochs: int | None) -> Self:
+        """Return a copy with another architecture and number of epochs, where they are given."""
+        model = {**dict(self.model), **({"name": architecture} if architecture else {})}
+        training = {**dict(self.training), **({"epochs": epochs} if epochs else {})}
+        return self.replace(model=model, training=training)
 
 
 class _OverriddenSettings(Settings, BaseSettings):

@@ -2,23 +2,51 @@
 
 from prefect import flow, runtime
 
-from datlstm.settings import load_settings
+from datlstm.settings import ArchitectureName, PositiveInt, load_settings
 from tasks.prepare import prepare_training
-from tasks.train import judge_challenger, train_challenger
+from tasks.remote import start_remotely
+from tasks.train import has_interrupted, judge_challenger, resume_challenger, train_challenger
 
 
 def run_name() -> str:
     """Name a run after its region."""
-    return f"{load_settings(runtime.flow_run.parameters.get('settings')).region.name}, retrain"
+    given = runtime.flow_run.parameters
+    verb = "resume" if given.get("resume") else "retrain"
+    region = load_settings(given.get("settings")).region.name
+    return " ".join(filter(None, [f"{region},", verb, given.get("architecture")]))
 
 
 @flow(name="retrain", result_serializer="json", flow_run_name=run_name)
-def retrain(settings: str | None = None) -> str:
-    """Fit the normaliser, train the architecture of the settings from scratch, promote it if it is better.
+def retrain(
+    settings: str | None = None,
+    architecture: ArchitectureName | None = None,
+    epochs: PositiveInt | None = None,
+    resume: bool = False,
+    promote: bool = True,
+) -> str:
+    """Fit the normaliser, train an architecture from scratch, promote it if it is better; return what came of it.
+
+    A run that died and is scheduled again goes on from its last checkpoint by itself.
 
     Args:
         settings: A shipped region's name or the path of a settings file. Default: DATLSTM_SETTINGS, else bohai.
+        architecture: What to train, or which of several interrupted trainings to resume. Default: the settings' model.
+        epochs: How long to train at most. Default: as the settings say. A resumed training keeps its own.
+        resume: Go on with the training of the region that was interrupted last, on its own data and settings.
+        promote: Make the model champion if the gate finds it better; off, it is only trained and judged.
     """
-    cube, baseline = prepare_training(settings)
-    challenger = train_challenger(settings, cube, baseline)
-    return judge_challenger(settings, challenger)
+    if resume or (_was_rescheduled() and has_interrupted(settings, architecture)):
+        challenger = resume_challenger(settings, architecture)
+    else:
+        cube, baseline = prepare_training(settings)
+        challenger = train_challenger(settings, cube, baseline, architecture, epochs)
+    return judge_challenger(settings, challenger, promote)
+
+
+def start(**parameters: str | int | bool | None) -> str:
+    """Have the workers of a Prefect server run this flow; return the run's name and where to look at it."""
+    return start_remotely("retrain/retrain", **parameters)
+
+
+def _was_rescheduled() -> bool:
+    return int(runtime.flow_run.run_count or 0) > 1

@@ -1,0 +1,302 @@
+"""Fitting a forecaster: the Lightning module, and the loop over epochs that can be stopped and gone on with exactly.
+
+Whatever is drawn at random in an epoch follows from seed, epoch and batch alone, so nothing of it needs to be kept.
+"""
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from datlstm.checkpoints import Checkpoints, Progress, Weights
+from datlstm.compute import quiet_lightning, torch_threads
+from datlstm.errors import NotEnoughDataError, TrainingInterruptedError
+from datlstm.forecasting import AnomalyForecaster
+from datlstm.settings import TrainingSettings
+from datlstm.windows import Windows
+
+MONITORED = "validation_loss"
+OnEpoch = Callable[[int, float], None]
+
+log = logging.getLogger(__name__)
+
+
+class ForecastModule(lightning.LightningModule):
+    """Trains an `AnomalyForecaster` on the masked, area-weighted mean square error of every frame it estimates.
+
+    ``cell_weights`` are ``(height, width)``: the area of sea cells, 0 on land. Frames that were not observed do not
+    count.
+    """
+
+    cell_weights: Tensor
+
+    def __init__(
+        self, model: AnomalyForecaster, cell_weights: Tensor, settings: TrainingSettings, input_days: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.input_days = input_days
+        self.register_buffer("cell_weights", cell_weights.float())
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return the loss over every estimated frame of a batch."""
+        loss = masked_loss(*self._estimates_and_truth(batch), self.cell_weights)
+        self.log("training_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Log the loss over the forecast frames of a batch."""
+        leads = batch[0].shape[1] - self.input_days
+        estimates, truth, observed = (part[:, -leads:] for part in self._estimates_and_truth(batch))
+        loss = masked_loss(estimates, truth, observed, self.cell_weights)
+        self.log(MONITORED, loss, prog_bar=True, batch_size=len(batch[0]))
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW under a one-cycle schedule over the whole training."""
+        optimiser = torch.optim.AdamW(self.parameters(), lr=self.settings.learning_rate, weight_decay=1e-2)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.settings.learning_rate, total_steps=steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def weights(self) -> Weights:
+        """Return a copy of the network's weights, on the CPU."""
+        plain = torch.contiguous_format
+        return {
+            name: value.detach().cpu().clone(memory_format=plain)
+            for name, value in self.model.network.state_dict().items()
+        }
+
+    def _estimates_and_truth(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        frames, observed = batch
+        estimates = self.model(frames[:, : self.input_days], observed[:, : self.input_days])
+        estimated = slice(-estimates.shape[1], None)
+        return estimates, frames[:, estimated], observed[:, estimated]
+
+
+def masked_loss(estimates: Tensor, truth: Tensor, observed: Tensor, cell_weights: Tensor) -> Tensor:
+    """Return the weighted mean square error over observed cells, all tensors ``(batch, days, 1, height, width)``."""
+    weights = observed * cell_weights
+    return (weights * (estimates - truth) ** 2).sum() / weights.sum().clamp_min(torch.finfo(estimates.dtype).tiny)
+
+
+def fit(
+    module: ForecastModule,
+    training: Windows,
+    validation: Windows,
+    *,
+    on_epoch: OnEpoch | None = None,
+    checkpoints: Checkpoints | None = None,
+    stop: Event | None = None,
+) -> Progress:
+    """Train a module from where its checkpoints stand, else from its initial weights, and return how it went.
+
+    With ``checkpoints`` one is written at each epoch's end, and where ``stop`` asks to end. Raises
+    `TrainingInterruptedError` in that case, `CheckpointError` when another training writes the same ones, and
+    `NotEnoughDataError` when no epoch's validation loss was finite.
+    """
+    chosen = module.settings
+    progress = checkpoints.progress() if checkpoints else Progress()
+    with TemporaryDirectory(prefix="datlstm-training-") as folder, torch_threads(chosen.threads), _quiet():
+        trainer = _trainer(chosen, folder, _callbacks(module, progress, checkpoints, on_epoch, stop, Path(folder)))
+        loaders = _loaders(trainer, training, validation, chosen, progress)
+        if math.isnan(progress.untrained_loss):
+            progress.untrained_loss = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
+        if not progress.is_trained:
+            state = checkpoints.state_file(Path(folder)) if checkpoints else None
+            trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+    if not math.isfinite(progress.best_loss):
+        raise NotEnoughDataError("training ended without a finite validation loss: lower training.learning_rate")
+    return progress
+
+
+class EpochSampler(Sampler[int]):
+    """Draws windows without replacement, in an order that follows from seed and epoch alone; a share for each device.
+
+    ``resumed`` is an epoch and how many of this device's windows in it have been seen.
+    """
+
+    def __init__(
+        self, size: int, count: int, seed: int, *, share: tuple[int, int] = (0, 1), resumed: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._size, self._count, self._seed = size, count, seed
+        self._share, self._resumed = share, resumed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; Lightning calls this."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count // self._share[1]
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(seed_of(self._seed, self._epoch))
+        rounds = [torch.randperm(self._size, generator=generator) for _ in range(-(-self._count // self._size))]
+        rank, devices = self._share
+        own = torch.cat(rounds)[: self._count][rank::devices][: len(self)].tolist()
+        yield from own[self._resumed[1] if self._epoch == self._resumed[0] else 0 :]
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed that follows from numbers, each combination having its own."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _loaders(
+    trainer: lightning.Trainer, training: Windows, validation: Windows, chosen: TrainingSettings, progress: Progress
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    sampler = EpochSampler(
+        len(training),
+        chosen.windows_per_epoch or len(training),
+        chosen.seed,
+        share=(trainer.global_rank, trainer.world_size),
+        resumed=(progress.epochs, progress.batches * chosen.batch_size),
+    )
+    return (
+        DataLoader(training, chosen.batch_size, sampler=sampler),
+        DataLoader(validation.spread(chosen.validation_windows), 2 * chosen.batch_size),
+    )
+
+
+def _callbacks(
+    module: ForecastModule,
+    progress: Progress,
+    checkpoints: Checkpoints | None,
+    on_epoch: OnEpoch | None,
+    stop: Event | None,
+    folder: Path,
+) -> list[Callback]:
+    chosen = module.settings
+    writer = [_CheckpointWriter(progress, checkpoints, stop or Event(), folder)] if checkpoints else []
+    # Notes are taken while the average is in the module, before it is taken out again at validation's end; a checkpoint
+    # is written when all others have done with the batch or the epoch.
+    return [
+        _BatchSeeds(chosen.seed),
+        _Notes(progress, on_epoch),
+        EMAWeightAveraging(decay=chosen.weight_average_decay),
+        EarlyStopping(MONITORED, patience=chosen.patience),
+        *writer,
+    ]
+
+
+def _trainer(chosen: TrainingSettings, folder: str, callbacks: list[Callback]) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator=chosen.accelerator,
+        devices=chosen.devices,
+        precision=chosen.precision,
+        max_epochs=chosen.epochs,
+        max_time=None if chosen.maximum_minutes is None else timedelta(minutes=chosen.maximum_minutes),
+        gradient_clip_val=1.0,
+        default_root_dir=folder,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        # In a log file a bar is thousands of lines; there the epochs are reported one by one.
+        enable_progress_bar=sys.stderr.isatty(),
+        deterministic="warn",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with quiet_lightning():
+        # It is resumable: the sampler leaves out what has been seen.
+        warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable")
+        yield
+
+
+class _BatchSeeds(Callback):
+    """Seeds each batch by itself, so that what it draws does not depend on what was drawn before."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(seed_of(self._seed, trainer.global_rank, trainer.current_epoch, batch_idx))
+
+
+class _Notes(Callback):
+    """Notes how far training has come, each epoch's validation loss, and the weights of the best."""
+
+    def __init__(self, progress: Progress, on_epoch: OnEpoch | None) -> None:
+        self._progress, self._on_epoch = progress, on_epoch
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        assert isinstance(pl_module, ForecastModule)
+        loss = float(trainer.callback_metrics[MONITORED])
+        if loss < self._progress.best_loss:
+            self._progress.best_weights = pl_module.weights()
+        self._progress.validation_losses.append(loss)
+        if self._on_epoch is not None and trainer.is_global_zero:
+            self._on_epoch(trainer.current_epoch + 1, loss)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._progress.epochs, self._progress.batches = trainer.current_epoch + 1, 0
+        self._progress.is_trained = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+
+
+class _CheckpointWriter(Callback):
+    """Writes a checkpoint at each epoch's end, and after the batch during which it is asked to stop."""
+
+    def __init__(self, progress: Progress, checkpoints: Checkpoints, stop: Event, folder: Path) -> None:
+        self._progress, self._checkpoints = progress, checkpoints
+        self._stop, self._path = stop, folder / "written.ckpt"
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.global_step:
+            self._checkpoints.save(self._progress, None)
+        self._stop_if_asked(trainer)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # After the last batch the epoch's own checkpoint is near.
+        if batch_idx + 1 < trainer.num_training_batches and self._is_asked(trainer):
+            self._progress.batches = batch_idx + 1
+            self._write(trainer)
+            self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._write(trainer)
+        self._stop_if_asked(trainer)
+
+    def _write(self, trainer: lightning.Trainer) -> None:
+        self._progress.steps = trainer.global_step
+        trainer.save_checkpoint(self._path)
+        if trainer.is_global_zero:
+            self._checkpoints.save(self._progress, self._path)
+
+    def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
+        if self._is_asked(trainer):
+            done = self._progress
+            where = f"after {done.epochs} of {trainer.max_epochs} epochs and {done.batches} batches"
+            raise TrainingInterruptedError(
+                f"training {self._checkpoints.run_id} was asked to stop and did so {where}, which a checkpoint holds: "
+                "go on with `datlstm resume`, or `prefect deployment run retrain/retrain --param resume=true`"
+            )
+
+    def _is_asked(self, trainer: lightning.Trainer) -> bool:
+        # All devices stop after the same batch, or they would wait for each other.
+        return trainer.strategy.reduce_boolean_decision(self._stop.is_set(), all=False)

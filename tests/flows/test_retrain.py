@@ -1,0 +1,80 @@
+"""The retrain flow on a real Prefect server: its form, its artifacts, an interrupted training, and remote runs."""
+
+from pathlib import Path
+from shutil import copytree
+from threading import Event
+
+import pytest
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ParameterTypeError
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from datlstm.checkpoints import FOLDER, Checkpoints
+from datlstm.errors import CheckpointError, SettingsError, TrainingInterruptedError
+from datlstm.registry import champion_id
+from datlstm.settings import Settings, load_settings
+from datlstm.store import Store
+from datlstm.training import prepare, resume
+from flows.retrain import retrain, start
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def service(filled_store: Path, settings_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of a filled store without a model, which the flow finds through the environment."""
+    folder = Path(copytree(filled_store, tmp_path / "store"))
+    monkeypatch.setenv("DATLSTM_STORE", folder.as_uri())
+    monkeypatch.setenv("DATLSTM_SETTINGS", str(settings_file))
+    return load_settings()
+
+
+def artifact(key: str) -> str:
+    found = Artifact.get(key)
+    assert isinstance(found, Artifact)
+    return f"{found.description} {found.data}"
+
+
+def test_a_model_may_be_trained_and_judged_without_becoming_champion(service: Settings) -> None:
+    outcome = retrain(architecture="convlstm", epochs=1, promote=False)
+    assert outcome.startswith("laizhou-convlstm-") and "mean validation RMSE" in outcome
+    assert champion_id(Store(service.store)) is None
+    told = artifact("training")
+    for part in (outcome.split(" ")[0], "| epochs | 1 of at most 1 |", "| damped persistence |", "datlstm promote"):
+        assert part in told
+    assert "epoch 1 of 1: validation loss" in artifact("training-progress")
+    assert not Store(service.store).list(FOLDER)
+
+
+def test_an_interrupted_training_is_resumed_judged_and_told_and_then_there_is_none(service: Settings) -> None:
+    asked = Event()
+    asked.set()
+    with pytest.raises(TrainingInterruptedError):
+        resume(service, Checkpoints.of(service, *prepare(service)), stop=asked)
+    assert "laizhou-datlstm-" in retrain(resume=True)
+    assert not Store(service.store).list(FOLDER)
+    with pytest.raises(CheckpointError, match="run `datlstm retrain`"):
+        retrain(resume=True)
+
+
+@pytest.mark.parametrize("bad", [{"architecture": "transformer"}, {"epochs": 0}])
+def test_bad_values_of_the_form_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ParameterTypeError):
+        retrain(**bad)  # type: ignore[arg-type]
+
+
+def test_a_remote_run_is_scheduled_with_its_parameters_and_where_to_look_is_told(prefect_server: str) -> None:
+    with pytest.raises(SettingsError, match="knows no deployment retrain/retrain.*deploy --all"):
+        start(settings="bohai")
+    retrain.to_deployment("retrain").apply()  # type: ignore[union-attr]
+    told = start(settings="bohai", resume=True, promote=True)
+    with get_client(sync_client=True) as client:
+        run = next(run for run in client.read_flow_runs() if run.name == told.split(":")[0])
+    assert run.parameters == {"settings": "bohai", "resume": True, "promote": True}
+    assert str(run.id) in told
+
+
+def test_without_a_server_a_remote_run_says_what_to_set() -> None:
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(SettingsError, match="PREFECT_API_URL"):
+        start(settings="bohai")
