@@ -147,7 +147,7 @@ def models(settings: SettingsName = None) -> None:
 
 @app.command()
 def promote(bundle_id: str, settings: SettingsName = None) -> None:
-    """Make a bundle the champion by hand, past the gate."""
+    """Make a bundle the champion by hand, past the gate; the champion itself forecasts again if skill was lost."""
     from datlstm.bundle import Bundle
     from datlstm.registry import promote as point_to
     from datlstm.store import Store
@@ -157,7 +157,7 @@ def promote(bundle_id: str, settings: SettingsName = None) -> None:
     def act() -> None:
         store = Store(chosen.store)
         Bundle.load(store, bundle_id).check_matches(chosen)
-        point_to(store, bundle_id, "promoted by hand")
+        point_to(store, bundle_id, "promoted by hand", renew=True)
 
     _guarded(act)
     console.print(f"{bundle_id} is champion")

@@ -20,6 +20,7 @@ NOT_IN_HASH = {
     "store": "where things lie; moved, they are the same",
     "dask_scheduler": "where is computed, not what",
     "retention": "what is taken away later",
+    "validation": "what is watched; which rung forecasts is recorded with the forecast",
     "source.retry": "how long a night waits for its source",
     "source.copernicus.limit_seconds": "how long a run of the client may take",
     "source.copernicus.credentials_block": "who asks, and nothing about secrets is told",
