@@ -220,6 +220,26 @@ def maintain(as_of: AsOf = None, settings: SettingsName = None) -> None:
     raise typer.Exit(int(bool(report.failed)))
 
 
+@app.command()
+def validate(as_of: AsOf = None, settings: SettingsName = None) -> None:
+    """Check archive, forecast and skill as of a day and keep the record; exits with 1 on a breach or a failed check.
+
+    After the second record running that finds skill lost, nights forecast with damped persistence if that is better.
+    """
+    from datlstm.validation.checks import validate as act
+
+    chosen = _settings(settings)
+    record = _guarded(lambda: act(chosen, _day(as_of) or today()))
+    colours = {"ok": "green", "warn": "yellow", "breach": "red", "failed": "red"}
+    for finding in record.findings:
+        console.print(
+            f"[{colours[finding.state]}]{finding.state:<6}[/] {finding.name:<15} {escape(finding.message)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    raise typer.Exit(int(any(finding.state in ("breach", "failed") for finding in record.findings)))
+
+
 @app.command("convert-weights")
 def convert_weights(
     published: Annotated[Path, typer.Argument(help="The published state dict: .safetensors, .pt, .pth or .npz.")],

@@ -45,7 +45,10 @@ def standing_promotion(store: Store) -> Promotion | None:
 
 
 def champion_id(store: Store) -> str | None:
-    """Return the id of the bundle that forecasts, or None before the first promotion. Raises as `standing_promotion`."""
+    """Return the id of the bundle that forecasts, or None before the first promotion.
+
+    Raises as `standing_promotion`.
+    """
     promotion = standing_promotion(store)
     return promotion.bundle_id if promotion else None
 

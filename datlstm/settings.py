@@ -307,7 +307,7 @@ class ValidationSettings(Frozen):
     window_days: PositiveInt = 60
     skill_loss: PositiveFloat = 0.2
     false_alarm_years: PositiveFloat = 3.0
-    minimum_scored_days: Annotated[int, Field(ge=10)] = 30
+    minimum_scored_days: Annotated[int, Field(ge=10)] = 14
 
 
 class Settings(Frozen):

@@ -23,12 +23,10 @@ def fallback_reason(store: Store, promotion: Promotion, forecast_date: date) -> 
     except DatlstmError as error:
         log.error("the champion forecasts unwatched, for a validation record can't be read: %s", error)
         return None
-    if len(newest) < 2 or not all(record.is_of(promotion) and record.breach for record in newest):
-        return None
-    if not all(record.skill and record.skill.is_worse_than_damped for record in newest):
+    if len(newest) < 2 or not all(record.is_of(promotion) and record.is_worse_than_damped for record in newest):
         return None
     later, earlier = newest
     return (
-        f"validation of {earlier.as_of} and of {later.as_of} found {promotion.bundle_id} worse than damped persistence: "
-        f"retrain, or, if you know better, `datlstm promote {promotion.bundle_id}`"
+        f"validation of {earlier.as_of} and of {later.as_of} found that {promotion.bundle_id} lost its skill and is "
+        f"worse than that: `datlstm retrain`, or, if you know better, `datlstm promote {promotion.bundle_id}`"
     )

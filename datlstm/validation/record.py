@@ -14,7 +14,6 @@ from datlstm.settings import Frozen
 from datlstm.store import Store
 
 FOLDER = "validation"
-FORMAT_VERSION = 1
 # Older records say nothing of tonight.
 MEMORY_DAYS = 7
 State = Literal["ok", "warn", "breach", "failed"]
@@ -36,14 +35,15 @@ class SkillState(Frozen):
     """Where the champion's control chart stands.
 
     ``last_day`` is the newest valid day charted, ``level`` the chart's height there as a share of its threshold, and
-    ``trace`` that of the last days, ascending. ``excess`` is by how much, as a share, the RMSE was above what was
-    expected since the chart last left zero, ``ratio`` that RMSE divided by damped persistence's.
+    ``trace`` that of the last days, ascending. Since ``since``, the day the chart last left zero, the RMSE was above
+    what is expected by the share ``excess``, and ``ratio`` times damped persistence's.
     """
 
     days: int
     last_day: date
     level: float
     trace: tuple[float, ...]
+    since: date
     excess: float
     ratio: float
 
@@ -51,11 +51,6 @@ class SkillState(Frozen):
     def is_lost(self) -> bool:
         """Tell whether the chart is above its threshold."""
         return self.level > 1
-
-    @property
-    def is_worse_than_damped(self) -> bool:
-        """Tell whether damped persistence was better while skill was lost."""
-        return self.is_lost and self.ratio > 1
 
 
 class Record(Frozen):
@@ -65,7 +60,7 @@ class Record(Frozen):
     first of the records, without a gap of `MEMORY_DAYS`, that found its skill lost, this one included.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     as_of: date
     bundle_id: str | None
     promoted_at: int | None
@@ -82,6 +77,11 @@ class Record(Frozen):
     def is_second_breach(self) -> bool:
         """Tell whether the record before breached too."""
         return self.breached_since is not None and self.breached_since < self.as_of
+
+    @property
+    def is_worse_than_damped(self) -> bool:
+        """Tell whether damped persistence was better while skill was lost."""
+        return self.skill is not None and self.skill.is_lost and self.skill.ratio > 1
 
     def is_of(self, promotion: Promotion) -> bool:
         """Tell whether that promotion stood."""
