@@ -166,7 +166,7 @@ def models(settings: SettingsName = None) -> None:
 
 @app.command()
 def promote(bundle_id: str, settings: SettingsName = None) -> None:
-    """Make a bundle the champion by hand, past the gate."""
+    """Make a bundle the champion by hand, past the gate; the champion itself forecasts again if skill was lost."""
     from datlstm.bundle import Bundle
     from datlstm.registry import promote as point_to
     from datlstm.store import Store
@@ -176,7 +176,7 @@ def promote(bundle_id: str, settings: SettingsName = None) -> None:
     def act() -> None:
         store = Store(chosen.store)
         Bundle.load(store, bundle_id).check_matches(chosen)
-        point_to(store, bundle_id, "promoted by hand")
+        point_to(store, bundle_id, "promoted by hand", renew=True)
 
     _guarded(act)
     console.print(f"{bundle_id} is champion")
@@ -237,6 +237,26 @@ def maintain(as_of: AsOf = None, settings: SettingsName = None) -> None:
     for part in report.parts:
         console.print(f"{part.part:<15} {escape(str(part))}", highlight=False, soft_wrap=True)
     raise typer.Exit(int(bool(report.failed)))
+
+
+@app.command()
+def validate(as_of: AsOf = None, settings: SettingsName = None) -> None:
+    """Check archive, forecast and skill as of a day and keep the record; exits with 1 on a breach or a failed check.
+
+    After the second record running that finds skill lost, nights forecast with damped persistence if that is better.
+    """
+    from datlstm.validation.checks import validate as act
+
+    chosen = _settings(settings)
+    record = _guarded(lambda: act(chosen, _day(as_of) or today()))
+    colours = {"ok": "green", "warn": "yellow", "breach": "red", "failed": "red"}
+    for finding in record.findings:
+        console.print(
+            f"[{colours[finding.state]}]{finding.state:<6}[/] {finding.name:<15} {escape(finding.message)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    raise typer.Exit(int(any(finding.state in ("breach", "failed") for finding in record.findings)))
 
 
 @app.command("convert-weights")

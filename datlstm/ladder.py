@@ -14,10 +14,11 @@ from datlstm.archive import Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.errors import BundleError, NotEnoughDataError
 from datlstm.forecasting import forecast
-from datlstm.registry import bundle_ids, champion_id
+from datlstm.registry import bundle_ids, standing_promotion
 from datlstm.settings import Settings
 from datlstm.store import Store
 from datlstm.training import fit_baseline
+from datlstm.validation.fallback import fallback_reason
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +51,16 @@ class NightlyForecast:
 def nightly_forecast(settings: Settings, forecast_date: date, snapshot_id: str | None = None) -> NightlyForecast:
     """Forecast from the newest usable day before ``forecast_date``, going down the ladder as far as needed.
 
-    The champion forecasts while its input is young and complete enough and its output credible; else damped
-    persistence does. No clock is read: the same date, snapshot and champion give the same forecast, bit for bit.
-    Raises `NotEnoughDataError` when the input is too old even for that: no forecast is better than a pretended one.
+    The champion forecasts while its input is young and complete enough, its output credible, and validation has not
+    found its skill lost twice running; else damped persistence does. No clock is read: the same date, snapshot,
+    champion and validation records give the same forecast, bit for bit. Raises `NotEnoughDataError` when the input is
+    too old even for that: no forecast is better than a pretended one.
     """
     archive = Archive(settings)
     snapshot_id = snapshot_id or archive.snapshot_id()
     usable = [day for day in archive.usable_days(snapshot_id) if day < forecast_date]
     init = _newest(usable, forecast_date, settings.forecast.maximum_age_days)
-    for bundle in _rungs(settings, usable, snapshot_id):
+    for bundle in _rungs(settings, forecast_date, usable, snapshot_id):
         first = init - timedelta(days=bundle.input_days - 1)
         missing = bundle.input_days - sum(first <= day for day in usable)
         age = (forecast_date - init).days
@@ -89,17 +91,20 @@ def _newest(usable: Sequence[date], forecast_date: date, limit: int) -> date:
     return usable[-1]
 
 
-def _rungs(settings: Settings, usable: Sequence[date], snapshot_id: str) -> list[Bundle]:
-    """Return the champion, when there is a loadable one, and the damped persistence under it."""
+def _rungs(settings: Settings, forecast_date: date, usable: Sequence[date], snapshot_id: str) -> list[Bundle]:
+    """Return the champion, when there is a loadable one that may forecast, and the damped persistence under it."""
     store = Store(settings.store)
     try:
-        chosen = champion_id(store)
+        chosen = standing_promotion(store)
     except BundleError as error:
         log.error("damped persistence forecasts: %s", error)
         chosen = None
     if chosen is None:
         log.warning("no champion yet, damped persistence forecasts: run `datlstm retrain`")
-    elif champion := _load(settings, store, chosen):
+    elif champion := _load(settings, store, chosen.bundle_id):
+        if reason := fallback_reason(store, chosen, forecast_date):
+            log.error("damped persistence forecasts: %s", reason)
+            return [champion.damped()]
         return [champion, champion.damped()]
     return [_standing_baseline(settings, store, usable) or _new_baseline(settings, store, usable, snapshot_id)]
 

@@ -21,6 +21,7 @@ NOT_IN_HASH = {
     "dask_scheduler": "where is computed, not what",
     "retention": "what is taken away later",
     "training.grace_seconds": "how long a training that is to stop may take",
+    "validation": "what is watched; which rung forecasts is recorded with the forecast",
     "source.retry": "how long a night waits for its source",
     "source.copernicus.limit_seconds": "how long a run of the client may take",
     "source.copernicus.credentials_block": "who asks, and nothing about secrets is told",

@@ -24,13 +24,33 @@ class Verdict:
     reason: str
 
 
+@dataclass(frozen=True)
+class Promotion:
+    """Which bundle became champion, and when (seconds since 1970-01-01 UTC).
+
+    ``is_renewal`` tells that it was champion already: a person promoted it again, whatever was known against it.
+    """
+
+    bundle_id: str
+    promoted_at: int
+    is_renewal: bool = False
+
+
+def standing_promotion(store: Store) -> Promotion | None:
+    """Return the promotion that stands, or None before the first. Raises `BundleError` when the pointer is damaged."""
+    pointer = _parsed(store, store.read(CHAMPION))
+    if pointer is None:
+        return None
+    return Promotion(str(pointer["bundle_id"]), pointer.get("promoted_at", 0), "renewal" in pointer)
+
+
 def champion_id(store: Store) -> str | None:
     """Return the id of the bundle that forecasts, or None before the first promotion.
 
-    Raises `BundleError` when the pointer is damaged.
+    Raises as `standing_promotion`.
     """
-    pointer = _parsed(store, store.read(CHAMPION))
-    return None if pointer is None else str(pointer["bundle_id"])
+    promotion = standing_promotion(store)
+    return promotion.bundle_id if promotion else None
 
 
 def bundle_ids(store: Store) -> list[str]:
@@ -58,11 +78,12 @@ def judge(challenger: Bundle, champion: str | None) -> Verdict:
     )
 
 
-def promote(store: Store, bundle_id: str, reason: str) -> None:
+def promote(store: Store, bundle_id: str, reason: str, *, renew: bool = False) -> None:
     """Make a bundle the champion, keeping the way back.
 
-    Raises `BundleError` for a bundle that does not verify, `ConflictError` when somebody else moved the pointer
-    meanwhile.
+    The champion itself stays as it is, unless it is to ``renew`` its promotion: then what validation found against it
+    before counts no more, and the way back is the one there was. Raises `BundleError` for a bundle that does not
+    verify, `ConflictError` when somebody else moved the pointer meanwhile.
     """
     content, version = store.read_versioned(CHAMPION)
     Bundle.load(store, bundle_id)
@@ -70,9 +91,12 @@ def promote(store: Store, bundle_id: str, reason: str) -> None:
         previous = _parsed(store, content)
     except BundleError:
         previous = None  # a damaged pointer is what a promotion by hand mends
-    if previous is None or previous["bundle_id"] != bundle_id:
-        pointer = {"bundle_id": bundle_id, "reason": reason, "promoted_at": now_seconds(), "previous": previous}
-        store.write_if(CHAMPION, as_json(pointer), version)
+    pointer = {"bundle_id": bundle_id, "reason": reason, "promoted_at": now_seconds(), "previous": previous}
+    if previous is not None and previous["bundle_id"] == bundle_id:
+        if not renew:
+            return
+        pointer |= {"renewal": True, "previous": previous["previous"]}
+    store.write_if(CHAMPION, as_json(pointer), version)
 
 
 def rollback(store: Store) -> str:

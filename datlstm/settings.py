@@ -300,6 +300,20 @@ class RetentionSettings(Frozen):
     training_cubes: PositiveInt = 2
 
 
+class ValidationSettings(Frozen):
+    """What validation looks at, and when it says that skill was lost.
+
+    Days of the last ``window_days`` are checked. The skill chart is tuned to a champion whose RMSE is ``skill_loss``
+    (a share) above what is expected of it, so that one without loss is reported once in ``false_alarm_years``; with
+    fewer than ``minimum_scored_days`` it does not judge.
+    """
+
+    window_days: PositiveInt = 60
+    skill_loss: PositiveFloat = 0.2
+    false_alarm_years: PositiveFloat = 3.0
+    minimum_scored_days: Annotated[int, Field(ge=10)] = 14
+
+
 class Settings(Frozen):
     """Everything one region's service needs to know, but for secrets."""
 
@@ -314,6 +328,7 @@ class Settings(Frozen):
     forecast: ForecastSettings = ForecastSettings()
     products: ProductSettings = ProductSettings()
     retention: RetentionSettings = RetentionSettings()
+    validation: ValidationSettings = ValidationSettings()
     dask_scheduler: str | None = None
 
     def replace(self, **sections: Any) -> Self:
