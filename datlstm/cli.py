@@ -271,8 +271,8 @@ def status(
     from datlstm.status import end_of, examine
     from datlstm.status_cli import show
 
-    chosen, day = _settings(settings), _day(as_of)
-    found = examine(chosen, now() if day is None else min(end_of(day), max(now(), end_of(day) - timedelta(days=1))))
+    chosen, day = _settings(settings), _day(as_of) or today()
+    found = examine(chosen, now() if day == today() else end_of(day))
     if as_json or as_openmetrics:
         typer.echo(openmetrics(found) if as_openmetrics else found.model_dump_json(indent=2), nl=as_json)
     else:
