@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from datlstm.errors import ProductError
-from datlstm.nights import Night, StepState, troubled_since
+from datlstm.nights import INGEST, Night, StepState, troubled_since
 from datlstm.plots import quicklook_path
 from datlstm.products.latest import PAGE
 from datlstm.products.skill import FORECAST
@@ -16,6 +16,7 @@ from datlstm.skill_trend import BAR, SkillTrend, SkillWindow, mean_over_leads
 from datlstm.status import Status
 from datlstm.store import Store
 
+SKILL_NOTE = "RMSE in °C by lead in days; change: of the mean, against as many days before."
 PICTURE_WIDTH = 640
 PICTURE_COLOURS = 64
 Row = dict[str, str]
@@ -44,6 +45,7 @@ def report(settings: Settings, status: Status, undelivered: Sequence[str] = ()) 
         _came_in(night),
         _went_out(settings, night),
         "## Skill\n\n" + _markdown(skill_rows(status.operation.skill), "No forecast's truth has arrived yet."),
+        SKILL_NOTE,
         "## Steps\n\n" + _markdown(step_rows(night), "None."),
         f"{night.started_at:%Y-%m-%d %H:%M} … {night.finished_at:%H:%M} UTC, code {night.code_version}.",
     ]
@@ -79,7 +81,7 @@ def skill_rows(trend: SkillTrend | None) -> list[Row]:
             "RMSE °C": name.replace("_", " "),
             **{f"{lead} d": _number(value) for lead, value in zip(trend.lead_days, window.rmse[name], strict=True)},
             "mean": _number(window.mean(name)),
-            "against before": _change(window, name),
+            "change": _change(window, name),
         }
         for window in trend.windows
         for name in (FORECAST, BAR)
@@ -109,7 +111,8 @@ def picture(settings: Settings, status: Status) -> str | None:
 
 
 def _came_in(night: Night) -> str:
-    lines = ["## What came in", "", f"- {night.steps['ingest'].message}"]
+    ingest = night.steps[INGEST]
+    lines = ["## What came in", "", f"- {'Failed: ' if ingest.state == 'failed' else ''}{ingest.message}"]
     if (archive := night.archive) is None:
         return "\n".join([*lines, "- The archive holds no usable day."])
     missing = ", ".join(map(str, archive.missing_days)) or "none"

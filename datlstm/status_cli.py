@@ -4,13 +4,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datlstm.night_report import headline, skill_rows
+from datlstm.night_report import SKILL_NOTE, headline, skill_rows
 from datlstm.nights import Night
 from datlstm.operation import Operation
 from datlstm.settings import Settings
 from datlstm.status import SHOWN_NIGHTS, Status
 
-COLOURS = {"ok": "green", "warn": "yellow", "failed": "red"}
+COLOURS = {"ok": "green", "warn": "yellow", "needs": "yellow", "failed": "red"}
 
 
 def show(settings: Settings, status: Status, console: Console) -> None:
@@ -19,13 +19,15 @@ def show(settings: Settings, status: Status, console: Console) -> None:
     for name, text in _facts(status.operation):
         _line(console, name, text)
     for night in status.nights[:SHOWN_NIGHTS]:
-        colour = COLOURS[night.state]
-        console.print(f"night     {night.night} [{colour}]{night.state:<6}[/] {escape(_told(night))}", soft_wrap=True)
+        state = "needs" if night.needs and not night.failed else night.state
+        told = f"night     {night.night} [{COLOURS[state]}]{state:<6}[/] {escape(_told(night))}"
+        console.print(told, highlight=False, soft_wrap=True)
     if rows := skill_rows(status.operation.skill):
         table = Table(*rows[0], box=None, padding=(0, 1, 0, 0), pad_edge=False)
         for row in rows:
             table.add_row(*row.values())
         console.print(table)
+        console.print(SKILL_NOTE, highlight=False, soft_wrap=True)
     for need in status.needs:
         console.print(f"[red]needs a person[/]: {escape(need)}", soft_wrap=True, highlight=False)
     if not status.needs:

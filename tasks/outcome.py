@@ -30,9 +30,8 @@ class Attempt(Generic[R]):
     state: State[R]
     seconds: float
 
-    @property
     def result(self) -> R | None:
-        """What the step returned, None when it failed."""
+        """Return what the step returned, None when it failed."""
         return self.state.result() if self.state.is_completed() else None
 
     def check(self) -> R:
@@ -50,12 +49,13 @@ def attempt(step: Task[..., R], *arguments: Any) -> Attempt[R]:
 
 def draft_of(attempted: Attempt[Done]) -> str | None:
     """Return the path of the draft that a step left, None when it failed or left none."""
-    return attempted.result.draft if attempted.result else None
+    done = attempted.result()
+    return done.draft if done else None
 
 
 def step_of(attempted: Attempt[Done]) -> Step:
     """Return what is recorded of a step."""
-    seconds, done = round(attempted.seconds, 1), attempted.result
+    seconds, done = round(attempted.seconds, 1), attempted.result()
     if done is None:
         error = attempted.state.result(raise_on_failure=False)
         is_error = isinstance(error, BaseException)
@@ -67,4 +67,4 @@ def step_of(attempted: Attempt[Done]) -> Step:
 
 def told(attempted: Attempt[str]) -> str:
     """Return in one line what came of a step, failed or not."""
-    return attempted.result or f"{FAILED}: {attempted.state.message}"
+    return attempted.result() or f"{FAILED}: {attempted.state.message}"

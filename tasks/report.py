@@ -12,7 +12,7 @@ from datlstm.clock import now
 from datlstm.errors import DatlstmError
 from datlstm.logs import label
 from datlstm.metrics import write_textfile
-from datlstm.night_report import headline, picture, report, skill_rows, step_rows
+from datlstm.night_report import SKILL_NOTE, headline, picture, report, skill_rows, step_rows
 from datlstm.nights import Step, save_night
 from datlstm.settings import Settings, load_settings
 from datlstm.status import Status, conclude
@@ -56,7 +56,7 @@ def _leave_artifacts(settings: Settings, status: Status, undelivered: list[str])
     create_markdown_artifact(report(settings, status, undelivered), key=key, description=headline(night))
     create_table_artifact(step_rows(night), key=f"{key}-steps", description="How long each step took.")
     if rows := skill_rows(status.operation.skill):
-        create_table_artifact(rows, key=f"{key}-skill", description="RMSE in °C by lead time in days.")
+        create_table_artifact(rows, key=f"{key}-skill", description=SKILL_NOTE)
     drawn: list[str | None] = []
     if error := _tried(lambda: drawn.append(picture(settings, status))):
         get_run_logger().warning("no picture in the report: %s", error)
@@ -75,5 +75,6 @@ def _tried(act: Callable[[], object]) -> DatlstmError | None:
 
 
 def _level(status: Status, undelivered: list[str]) -> int:
-    needs_person = status.nights[0].failed or status.needs or undelivered
-    return logging.ERROR if needs_person else logging.INFO
+    if status.nights[0].failed:
+        return logging.ERROR
+    return logging.WARNING if status.needs or undelivered else logging.INFO
