@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from datlstm import store_cli
-from datlstm.clock import today
+from datlstm.clock import now, today
 from datlstm.comparison import cli as benchmark
 from datlstm.errors import DatlstmError, SettingsError
+from datlstm.logs import write_json
 from datlstm.settings import ArchitectureName, Settings, load_settings, shipped_regions
 from datlstm.synthetic.marine_store import cli as marine_store
 
@@ -297,10 +298,34 @@ def doctor(settings: SettingsName = None, as_of: AsOf = None) -> None:
     raise typer.Exit(int(failed))
 
 
+@app.command()
+def status(
+    settings: SettingsName = None,
+    as_of: AsOf = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for machines.")] = False,
+    as_openmetrics: Annotated[bool, typer.Option("--openmetrics", help="As OpenMetrics gauges.")] = False,
+) -> None:
+    """Say from the stores alone how the service does: exits with 1 when a person is needed, silence included."""
+    from datlstm.metrics import openmetrics
+    from datlstm.status import end_of, examine
+    from datlstm.status_cli import show
+
+    chosen, day = _settings(settings), _day(as_of) or today()
+    found = examine(chosen, now() if day == today() else end_of(day))
+    if as_json or as_openmetrics:
+        typer.echo(openmetrics(found) if as_openmetrics else found.model_dump_json(indent=2), nl=as_json)
+    else:
+        show(chosen, found, console)
+    raise typer.Exit(int(bool(found.needs)))
+
+
 def _settings(name: str | None) -> Settings:
     for variable, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(variable, value)
-    return _guarded(lambda: load_settings(name))
+    chosen = _guarded(lambda: load_settings(name))
+    if chosen.logs.format == "json":
+        write_json()
+    return chosen
 
 
 def _run_retrain(remote: bool, **parameters: Any) -> None:

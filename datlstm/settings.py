@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic_settings
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from datlstm.errors import SettingsError
@@ -28,7 +28,8 @@ ArchitectureName = Literal["convlstm", "datlstm", "predrnn", "simvp", "swinlstm-
 class Frozen(BaseModel):
     """Base of every settings section: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A traceback tells what was wrong with a secret, not the secret.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class SubBasin(Frozen):
@@ -314,6 +315,42 @@ class ValidationSettings(Frozen):
     minimum_scored_days: Annotated[int, Field(ge=10)] = 14
 
 
+class NotifySettings(Frozen):
+    """Who is told of a night.
+
+    ``block`` is the slug of a Prefect notification block, such as ``slack-webhook/ops``, through which a night that
+    failed or needs a person is told. ``heartbeat_url`` is asked for after every night without a failure, and with
+    ``/fail`` after the others, as healthchecks.io has it; who knows it can silence it, so only the environment may hold
+    it. A night must be recorded within ``silence_hours`` after the midnight (UTC) that ends the one before.
+    """
+
+    block: Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")] | None = None
+    heartbeat_url: SecretStr | None = None
+    silence_hours: PositiveFloat = 14.0
+
+    @field_validator("heartbeat_url")
+    @classmethod
+    def _is_asked_over_http(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not given.get_secret_value().startswith(("https://", "http://")):
+            raise ValueError("expected a URL that begins with https:// or http://")
+        return given
+
+
+class MetricsSettings(Frozen):
+    """Where each night leaves its numbers for node_exporter's textfile collector: a path that ends in ``.prom``.
+
+    ``{region}`` in it is the region's name.
+    """
+
+    textfile: Annotated[str, Field(pattern=r"^/.*\.prom$")] | None = None
+
+
+class LogSettings(Frozen):
+    """How ``datlstm …`` writes its logs: for a person, or as one JSON object a line."""
+
+    format: Literal["text", "json"] = "text"
+
+
 class Settings(Frozen):
     """Everything one region's service needs to know, but for secrets."""
 
@@ -329,6 +366,9 @@ class Settings(Frozen):
     products: ProductSettings = ProductSettings()
     retention: RetentionSettings = RetentionSettings()
     validation: ValidationSettings = ValidationSettings()
+    notify: NotifySettings = NotifySettings()
+    metrics: MetricsSettings = MetricsSettings()
+    logs: LogSettings = LogSettings()
     dask_scheduler: str | None = None
 
     def replace(self, **sections: Any) -> Self:
@@ -384,6 +424,10 @@ def load_settings(name_or_path: str | None = None) -> Settings:
     chosen = name_or_path or os.environ.get("DATLSTM_SETTINGS") or DEFAULT_SETTINGS
     content = _read_toml(chosen)
     _refuse_unknown_variables()
+    if "heartbeat_url" in content.get("notify", {}):
+        raise SettingsError(
+            f"{chosen}: notify.heartbeat_url is a secret: take it out, and set DATLSTM_NOTIFY__HEARTBEAT_URL instead"
+        )
     try:
         return Settings(**dict(_OverriddenSettings(**content)))
     except ValidationError as error:

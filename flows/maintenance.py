@@ -8,13 +8,14 @@ from datlstm.clock import today
 from datlstm.settings import load_settings
 from tasks.maintain import (
     expire_archive_states,
+    progress_of_maintenance,
     remove_leftovers,
     remove_old_files,
     remove_training_cubes,
     report_maintenance,
     write_series,
 )
-from tasks.outcome import told
+from tasks.outcome import attempt, told
 
 PARTS = {
     "archive states": expire_archive_states,
@@ -41,10 +42,14 @@ def maintenance(as_of: date | None = None, settings: str | None = None) -> dict[
         settings: A shipped region's name or the path of a settings file. Default: DATLSTM_SETTINGS, else bohai.
     """
     night = as_of or today()
-    states = {name: part(settings, night, return_state=True) for name, part in PARTS.items()}
-    lines = {name: told(state) for name, state in states.items()}
-    report_maintenance(night, lines)
+    progress = progress_of_maintenance(settings, night, len(PARTS))
+    attempts = {}
+    for name, part in PARTS.items():
+        attempts[name] = attempt(part, settings, night)
+        progress.advance(name)
+    lines = {name: told(attempted) for name, attempted in attempts.items()}
+    report_maintenance(settings, night, lines)
     # Every part has run; the flow fails now if one did, so that somebody looks.
-    for state in states.values():
-        state.result()
+    for attempted in attempts.values():
+        attempted.check()
     return lines

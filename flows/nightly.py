@@ -11,8 +11,9 @@ from flows.retrain import retrain
 from tasks.bootstrap import lacks_model, missing_history
 from tasks.forecast import make_forecast
 from tasks.ingest import ingest_days
-from tasks.outcome import result_of, told
-from tasks.publish import publish_night, report_night
+from tasks.outcome import attempt, draft_of
+from tasks.publish import publish_night
+from tasks.report import close_night, open_night, steps_of
 from tasks.verify import score_forecasts
 
 
@@ -34,15 +35,17 @@ def nightly(forecast_date: date | None = None, settings: str | None = None, boot
     night = forecast_date or today()
     if bootstrap:
         fill_and_train(settings, night)
-    ingested = ingest_days(settings, night, return_state=True)
-    forecast = make_forecast(settings, night, return_state=True)
-    scores = score_forecasts(settings, night, return_state=True)
-    published = publish_night(settings, result_of(forecast), result_of(scores), return_state=True)
-    report_night(night, told(ingested), told(published))
+    began = open_night(settings, night)
+    ingested = attempt(ingest_days, settings, night)
+    forecast = attempt(make_forecast, settings, night)
+    scores = attempt(score_forecasts, settings, night)
+    published = attempt(publish_night, settings, draft_of(forecast), draft_of(scores))
+    steps = steps_of(ingest=ingested, forecast=forecast, scores=scores, publish=published)
+    closed = attempt(close_night, settings, night, began, steps)
     # What could go out went out; the night still fails when a step did, so that somebody looks.
-    for state in (forecast, scores, published, ingested):
-        state.result()
-    return told(published)
+    for step in (forecast, scores, published, ingested, closed):
+        step.check()
+    return published.check().message
 
 
 def fill_and_train(settings: str | None, night: date) -> None:

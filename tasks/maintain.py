@@ -2,12 +2,16 @@
 
 from datetime import date
 
-from prefect.artifacts import create_markdown_artifact
+from prefect import runtime
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
+from datlstm.logs import label
 from datlstm.maintenance import run_part
 from datlstm.settings import load_settings
-from tasks.step import step
+from tasks.outcome import FAILED
+from tasks.progress import Progress
+from tasks.step import artifact_key, step
 
 
 def _run(settings_name: str | None, as_of: date, part: str) -> str:
@@ -46,10 +50,23 @@ def write_series(settings_name: str | None, as_of: date) -> str:
     return _run(settings_name, as_of, "series")
 
 
+def progress_of_maintenance(settings_name: str | None, as_of: date, parts: int) -> Progress:
+    """Return what tells how many of the parts are done, and label the logs."""
+    settings = load_settings(settings_name)
+    label(run=str(runtime.flow_run.name), region=settings.region.name, date=str(as_of))
+    return Progress(f"{artifact_key('maintenance', settings)}-progress", f"Maintenance as of {as_of}", parts)
+
+
 @step()
-def report_maintenance(as_of: date, lines: dict[str, str]) -> None:
-    """Leave a markdown artifact of the maintenance, one line per part."""
+def report_maintenance(settings_name: str | None, as_of: date, lines: dict[str, str]) -> None:
+    """Leave a markdown artifact of the maintenance, one line per part, and the same as a table."""
+    settings = load_settings(settings_name)
+    key, title = artifact_key("maintenance", settings), f"{settings.region.title}, maintenance as of {as_of}"
+    failed = [name for name, line in lines.items() if line.startswith(FAILED)]
+    headline = f"{', '.join(failed)} failed" if failed else "all well"
     rows = "\n".join(f"| {name} | {line} |" for name, line in lines.items())
     create_markdown_artifact(
-        f"# Maintenance as of {as_of}\n\n| part | result |\n|---|---|\n{rows}\n", key="maintenance"
+        f"# {title}: {headline}\n\n| part | result |\n|---|---|\n{rows}\n", key=key, description=headline
     )
+    table = [{"part": name, "result": line} for name, line in lines.items()]
+    create_table_artifact(table, key=f"{key}-parts", description="What came of each part.")

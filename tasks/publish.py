@@ -1,20 +1,18 @@
-"""Make the night visible, and tell the operator of it."""
+"""Make the night visible."""
 
-from datetime import date
-
-from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from datlstm.drafts import load_draft
 from datlstm.products.publication import publish
 from datlstm.settings import load_settings
 from datlstm.store import Store
+from tasks.outcome import Done
 from tasks.step import step
 
 
 @step()
-def publish_night(settings_name: str | None, forecast: str | None, scores: str | None) -> str:
-    """Publish drafts, as far as there are any, with all that is made of them; return in one line what became visible.
+def publish_night(settings_name: str | None, forecast: str | None, scores: str | None) -> Done:
+    """Publish drafts, as far as there are any, with all that is made of them.
 
     Raises `ProductError` for a refused forecast and when nothing was ever published; `ConflictError` when another
     writer was first.
@@ -26,11 +24,4 @@ def publish_night(settings_name: str | None, forecast: str | None, scores: str |
     for path in filter(None, (forecast, scores)):
         store.delete(path)
     get_run_logger().info("%s", published)
-    return f"{published}"
-
-
-@step()
-def report_night(forecast_date: date, ingested: str, published: str) -> None:
-    """Leave a markdown artifact of the night, one line per step."""
-    rows = f"| ingest | {ingested} |\n| publish | {published} |\n"
-    create_markdown_artifact(f"# Night of {forecast_date}\n\n| step | result |\n|---|---|\n{rows}", key="night")
+    return Done(str(published))

@@ -77,7 +77,7 @@ def test_a_night_brings_its_days_and_the_account_is_written_nowhere(
 ) -> None:
     nightly(NIGHT)
     assert Archive(load_settings()).last_day() == NIGHT - timedelta(days=1)
-    assert "2 days added" in artifacts("night")[-1]
+    assert "2 days added" in artifacts("night-laizhou")[-1]
     kept = everything_prefect_keeps() + caplog.text + "".join(capfd.readouterr())
     files = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
     for secret in (USERNAME, PASSWORD):
@@ -92,7 +92,7 @@ def test_a_wrong_password_is_told_at_once_and_the_forecast_goes_out_all_the_same
     monkeypatch.setenv("COPERNICUSMARINE_SERVICE_PASSWORD", "forgotten-1767")
     with pytest.raises(PermanentSourceError, match="correct COPERNICUSMARINE_SERVICE_USERNAME and"):
         nightly(NIGHT)
-    assert "correct COPERNICUSMARINE_SERVICE_USERNAME and" in artifacts("source")[-1]
+    assert "correct COPERNICUSMARINE_SERVICE_USERNAME and" in artifacts("source-laizhou")[-1]
     assert published_days(load_settings())[-1] == date(2024, 5, 31)
     assert "forgotten-1767" not in everything_prefect_keeps() + caplog.text
     for error in stored_results() - before:

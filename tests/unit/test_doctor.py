@@ -35,10 +35,9 @@ def test_an_empty_store_is_told_what_to_run_first(settings: Settings) -> None:
         "source": "ok",
         "store": "ok",
         "archive": "fail",
-        "last days": "fail",
         "champion": "warn",
         "forecast": "warn",
-        "skill": "warn",
+        "skill": "ok",
     }
     assert "run `datlstm backfill`" in found["archive"].message
     assert "`datlstm retrain`" in found["champion"].message
@@ -113,7 +112,7 @@ def test_flagged_days_are_named_with_the_remedy(trained: Settings) -> None:
         fields = archive.open().sel(time=[np.datetime64(LAST_DAY)]).load()[[*FIELDS, *PER_DAY]]
         fields = fields.assign_coords(time=pd.DatetimeIndex([day])).assign(quality=("time", np.array([flags], "uint8")))
         archive.upsert(fields, archive.ocean_mask(), attribution="nobody")
-        check = report(trained)["last days"]
+        check = report(trained, bad + timedelta(days=1))["last days"]
         assert f"{suspect} JUMP" in check.message
         if day == suspect:
             assert check.state == "warn" and "still used" in check.message
@@ -132,10 +131,13 @@ def test_a_champion_that_cannot_forecast_fails_by_name(trained: Settings, champi
     assert "retrain it for this region" in report(trained)["champion"].message
 
 
-def test_an_old_forecast_warns_with_the_remedy(published: Settings) -> None:
-    check = report(published)["forecast"]
-    assert check.state == "warn"
-    assert "the newest from 2024-05-25" in check.message and "run `datlstm nightly`" in check.message
+def test_an_old_forecast_warns_and_then_fails_with_the_remedy(published: Settings) -> None:
+    limit = published.forecast.maximum_model_age_days
+    for age, state in ((1, "ok"), (2, "warn"), (limit, "warn"), (limit + 1, "fail")):
+        check = report(published, date(2024, 5, 25) + timedelta(days=age))["forecast"]
+        assert check.state == state
+        assert "the newest from 2024-05-25" in check.message
+        assert ("run `datlstm nightly`" in check.message) == (state != "ok")
 
 
 def test_the_doctor_leaves_archive_and_products_as_they_are(published: Settings) -> None:
