@@ -1,19 +1,24 @@
-# Two commands: `make nightly` runs a night on embedded defaults, `make test` passes the tests.
+# `make nightly` runs a night on embedded defaults, `make up` the service with all its processes, `make test` the tests.
 # Each makes the environment it needs. PYTHON chooses the interpreter, PIP_FLAGS is handed to pip
 # (for example an index with CPU builds of torch).
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
+UP_FLAGS ?=
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile \
 	--constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: nightly test lint clean
+.PHONY: nightly up test lint clean
 
 nightly: $(VENV)/.runtime
 	$(VENV)/bin/datlstm nightly --bootstrap
+
+# Until Ctrl-C, in the folder `local`; what it holds stays. UP_FLAGS: see `python -m deployments.local --help`.
+up: $(VENV)/.local
+	$(VENV)/bin/python -m deployments.local $(UP_FLAGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
@@ -29,6 +34,11 @@ $(VENV)/bin/python:
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing the environment into $(VENV) (two to three minutes, once) …"
 	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.local: $(VENV)/.runtime
+	@echo "Installing PostgreSQL and the object storage into $(VENV) …"
+	$(INSTALL) --editable ".[local]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
