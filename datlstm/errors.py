@@ -55,3 +55,7 @@ class ConflictError(StoreError):
 
 class WeightsError(DatlstmError):
     """Published weights that can't be converted."""
+
+
+class DeploymentError(DatlstmError):
+    """The Prefect server can't be reached, or lacks or refuses what the service needs there."""
