@@ -58,4 +58,4 @@ class WeightsError(DatlstmError):
 
 
 class DeploymentError(DatlstmError):
-    """The Prefect server can't be reached, or lacks or refuses what the service needs there."""
+    """A server of the deployment does not start or answer, or lacks or refuses what the service needs there."""

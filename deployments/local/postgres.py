@@ -9,9 +9,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from datlstm.errors import SettingsError
+from datlstm.errors import DeploymentError, SettingsError
 from datlstm.ports import LOOPBACK
-from deployments.local.processes import ServiceError
 
 USER = DATABASE = "postgres"
 UNPRIVILEGED = "nobody"
@@ -47,7 +46,7 @@ class Postgres:
         return [*_as_unprivileged(), str(_program("postgres")), "-D", str(self._data), "-p", str(self._port), *flags]
 
     def prepare(self) -> None:
-        """Make the cluster, unless it is there. Raises `SettingsError`, `ServiceError`."""
+        """Make the cluster, unless it is there. Raises `SettingsError`, `DeploymentError`."""
         if (self._data / "PG_VERSION").exists():
             return
         # What an interrupted start left behind.
@@ -72,7 +71,7 @@ class Postgres:
         command += ["--locale=C", "--auth=scram-sha-256", f"--pwfile={self._password_file}", "--no-instructions"]
         result = subprocess.run(command, capture_output=True, text=True, cwd=self._folder)
         if result.returncode:
-            raise ServiceError(f"PostgreSQL can't make its database in {made}: {result.stderr.strip()}")
+            raise DeploymentError(f"PostgreSQL can't make its database in {made}: {result.stderr.strip()}")
         made.rename(self._data)
 
     @property

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import psutil
 
 from datlstm.clock import now
-from datlstm.errors import DatlstmError
+from datlstm.errors import DatlstmError, DeploymentError
 from deployments.local import keeper
 
 CHECK_SECONDS = 0.3
@@ -26,10 +26,6 @@ CALM_SECONDS = 60.0
 """Whatever lived so long waits no longer than at the first time."""
 
 logger = logging.getLogger(__name__)
-
-
-class ServiceError(DatlstmError):
-    """A part of the local service does not start."""
 
 
 class Service(Protocol):
@@ -92,13 +88,13 @@ class Program:
             )
 
     def wait(self) -> None:
-        """Wait until the command answers. Raises `ServiceError` when it ends, or says nothing for too long."""
+        """Wait until the command answers. Raises `DeploymentError` when it ends, or says nothing for too long."""
         deadline = time.monotonic() + READY_SECONDS
         while not self.answers(self.launched):
             if not self.is_alive():
-                raise ServiceError(f"{self.name} ended as it started: {self._last_words()}. Look at {self.log}")
+                raise DeploymentError(f"{self.name} ended as it started: {self._last_words()}. Look at {self.log}")
             if time.monotonic() > deadline:
-                raise ServiceError(f"{self.name} does not answer after {READY_SECONDS:g} s. Look at {self.log}")
+                raise DeploymentError(f"{self.name} does not answer after {READY_SECONDS:g} s. Look at {self.log}")
             time.sleep(0.1)
 
     def is_alive(self) -> bool:

@@ -14,13 +14,13 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
 
-from datlstm.errors import StoreError
+from datlstm.errors import DeploymentError, StoreError
 from datlstm.ports import LOOPBACK, check_free, free_ports
 from datlstm.store_server import StoreServer
 from datlstm.synthetic.marine_store import MarineStore
 from datlstm.synthetic.marine_store.world import World
 from deployments.local.postgres import Postgres
-from deployments.local.processes import Program, ServiceError, Supervisor
+from deployments.local.processes import Program, Supervisor
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "datlstm"
@@ -134,21 +134,21 @@ class Topology:
         self.write_environment()
         stack.callback((self.folder / "env").unlink)
         server.wait()
+        self.deploy()
         for worker in [self._launch(self._worker(pool)) for pool in POOLS]:
             worker.wait()
-        self.deploy()
 
     def deploy(self) -> None:
-        """Make the deployments what the project's files say. Raises `ServiceError`."""
+        """Make pools, deployments and automations what the project's files say. Raises `DeploymentError`."""
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            [sys.executable, "-m", "deployments.apply"],
             env=self._process_environment(self.environment),
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
         if done.returncode:
-            raise ServiceError(f"the deployments can't be made: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+            raise DeploymentError(f"`python -m deployments.apply` failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
     def write_environment(self) -> Path:
         """Write what a shell needs into a file that nobody else can read, and return its path."""
@@ -195,14 +195,10 @@ class Topology:
         )
 
     def _worker(self, pool: str) -> Program:
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", pool]
-        limit = ["--limit", "1"] if pool == "gpu" else []
         return self._program(
             pool,
-            command=[*command, "--type", "process", *limit],
-            environment=lambda: self._process_environment(
-                {**self.environment, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-            ),
+            command=[sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", pool],
+            environment=lambda: self._process_environment({**self.environment, "PREFECT_WORKER_QUERY_SECONDS": "2"}),
             answers=lambda launched: self._has_polled(pool, launched),
         )
 
@@ -225,8 +221,7 @@ class Topology:
             connection.close()
 
     def _process_environment(self, variables: Mapping[str, str]) -> dict[str, str]:
-        # prefect.yaml tells the workers by $PWD where the flows are.
-        return {**self._given, "PWD": str(ROOT), **variables}
+        return {**self._given, **variables}
 
     def _prefect_environment(self) -> dict[str, str]:
         return {

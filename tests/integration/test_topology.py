@@ -12,9 +12,10 @@ import psutil
 import pytest
 import xarray as xr
 
+from datlstm.errors import DeploymentError
 from datlstm.settings import load_settings
 from datlstm.store import Store
-from deployments.local.processes import Program, ServiceError, Supervisor
+from deployments.local.processes import Program, Supervisor
 from deployments.local.topology import BUCKET, Topology
 from tests.conftest import LAST_DAY
 from tests.faults.marine import world_of
@@ -73,7 +74,7 @@ class TestSupervision:
             tmp_path / "log",
         )
         program.launch()
-        with pytest.raises(ServiceError, match=r"broken ended as it started: no such database\. Look at .*log"):
+        with pytest.raises(DeploymentError, match=r"broken ended as it started: no such database\. Look at .*log"):
             program.wait()
         program.stop()
 
