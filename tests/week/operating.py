@@ -75,6 +75,14 @@ class Operator:
             time.sleep(POLL_SECONDS / 2)
         pytest.fail(f"{step} did not complete within {seconds:g} s: {self.log(run)}")
 
+    def wait_until_logged(self, run: UUID, line: str, seconds: float = 240) -> None:
+        """Wait until a run has logged something."""
+        deadline = time.monotonic() + seconds
+        while line not in self.log(run):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{line!r} was not logged within {seconds:g} s: {self.log(run)}")
+            time.sleep(POLL_SECONDS)
+
     def steps(self, run: UUID) -> list[tuple[str, str]]:
         """Return the names and states of a run's steps."""
         of_run = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run]))
