@@ -11,6 +11,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    DeploymentFilter,
+    DeploymentFilterId,
     LogFilter,
     LogFilterFlowRunId,
     TaskRunFilter,
@@ -37,6 +39,16 @@ class Operator:
         """Leave every night to be asked for."""
         for deployment in self._client.read_deployments():
             self._client.pause_deployment(deployment.id)
+
+    def wait_until_scheduled(self, deployment: str, seconds: float = 60) -> None:
+        """Wait until the server has made the next run of a deployment's schedule."""
+        found = self._client.read_deployment_by_name(deployment)
+        of_it = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
+        deadline = time.monotonic() + seconds
+        while not self._client.read_flow_runs(deployment_filter=of_it):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{deployment} was not scheduled within {seconds:g} s")
+            time.sleep(POLL_SECONDS)
 
     def start(self, deployment: str, **parameters: object) -> UUID:
         """Ask for a run of ``<flow>/<deployment>``."""

@@ -137,6 +137,7 @@ def week(
             monkeypatch.setenv(name, value)
         copy_to_bucket(service_store)
         with operating(topology) as operator:
+            operator.wait_until_scheduled(NIGHTLY)
             operator.pause_schedules()
             yield Week(topology, operator, settings_file)
 
@@ -201,7 +202,7 @@ def source_is_down(week: Week, night: date) -> None:
     """The catalogue is down; the night fails, forecasting from what there is, and is run again."""
     assert week.topology.marine is not None
     week.show(night)
-    week.topology.marine.faults = FaultPlan(frozenset({Fault.CATALOGUE_DOWN}), night - ONE_DAY, NEAR_REAL_TIME)
+    week.topology.marine.faults = FaultPlan((Fault.CATALOGUE_DOWN,), 1, night - ONE_DAY, NEAR_REAL_TIME)
     run = week.run(night)
     assert run.state_name == "Failed"
     assert run.state is not None
