@@ -49,7 +49,7 @@ class StoreServer:
     """An S3 server with its data in ``folder``, serving inside a ``with``.
 
     ``writer`` may read and write every bucket but make none, ``reader`` only read; ``public`` are the buckets and
-    ``bucket/prefix`` that may be read without keys. Keys are new at every start; apart from memory they are only in a
+    ``bucket/prefix`` that may be read without keys. Keys are new with every server; apart from memory they are only in a
     file of mode 600 in ``folder``, which goes at the end. What the buckets hold stays in ``folder``.
     ``capacity_megabytes`` makes a server that is full when it holds about that much. Capacity and keys may be changed
     between two starts of one server. Entering raises `SettingsError` when SeaweedFS is not installed, or ``port`` is

@@ -1,27 +1,22 @@
-"""The service as processes: one night through all of them, and that nothing of them stays behind."""
+"""What keeps the processes of the service: what dies is started again, and nothing of them stays behind."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
-import xarray as xr
 
 from datlstm.errors import DeploymentError
-from datlstm.settings import load_settings
-from datlstm.store import Store
+from datlstm.ports import free_ports
+from deployments.local.postgres import Postgres
 from deployments.local.processes import Program, Supervisor
-from deployments.local.topology import BUCKET, Topology
-from tests.conftest import LAST_DAY
-from tests.faults.marine import world_of
-from tests.week.operating import operating
 
-NIGHT = LAST_DAY + timedelta(days=1)
 SLEEPER = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
 
 
@@ -97,34 +92,37 @@ class TestSupervision:
         assert psutil.wait_procs([kept], timeout=15)[1] == []
 
 
-@pytest.mark.timeout(900)
-def test_a_night_runs_through_all_processes_and_none_stays_behind(
-    service_store: Path, settings_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = {**os.environ, "DATLSTM_SETTINGS": str(settings_file), "DATLSTM_ARCHIVE__UPGRADE_DAYS": "5"}
-    world = world_of(load_settings(str(settings_file)), NIGHT, 12)
-    with Topology(tmp_path / "local", given, world) as topology:
-        for name, value in topology.environment.items():
-            monkeypatch.setenv(name, value)
-        copy_to_bucket(service_store)
-        with operating(topology) as operator:
-            operator.pause_schedules()
-            night = operator.run("nightly/nightly", forecast_date=str(NIGHT))
-            assert night.state_name == "Completed", operator.log(night.id)
-            assert str(NIGHT) in str(operator.artifact(night.id, "night"))
-        forecast = xr.open_zarr(
-            f"s3://{BUCKET}/forecast.zarr",
-            storage_options={"anon": True, "endpoint_url": topology.storage.server.endpoint},
-        )
-        assert forecast.init_time.values[-1].astype("datetime64[D]").item() == LAST_DAY
-        family = [process for program in topology.programs.values() for process in program.family()]
-    assert psutil.wait_procs(family, timeout=5)[1] == []
-    assert not (topology.folder / "env").exists()
+def execute(postgres: Postgres, statement: str) -> object:
+    """Run one statement as Prefect's server does, and return what it gives."""
+
+    async def act() -> object:
+        connection = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+    return asyncio.run(act())
 
 
-def copy_to_bucket(folder: Path) -> None:
-    """Put a store's files into the bucket."""
-    store = Store(f"s3://{BUCKET}")
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            store.write(path.relative_to(folder).as_posix(), path.read_bytes())
+def test_a_database_killed_in_the_middle_goes_on_with_what_it_held_and_asks_for_its_password(tmp_path: Path) -> None:
+    postgres = Postgres(tmp_path / "postgres", *free_ports(1))
+    postgres.prepare()
+    password = postgres.url.split(":")[2].split("@")[0]
+    program = Program(
+        "postgres", postgres.command, lambda: {"TZ": "UTC"}, lambda _: postgres.answers(), tmp_path / "log"
+    )
+    with Supervisor() as supervisor:
+        program.launch()
+        supervisor.watch(program)
+        program.wait()
+        execute(postgres, "CREATE TABLE nights AS SELECT 7 AS number")
+        program.kill()
+        assert eventually(lambda: program.is_alive() and postgres.answers())
+        postgres.prepare()
+        assert execute(postgres, "SELECT number FROM nights") == 7
+        assert password not in " ".join(program.family()[0].cmdline())
+        (tmp_path / "postgres" / "password").write_text("guessed")
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            execute(postgres, "SELECT 1")
+    assert not postgres.answers()
