@@ -63,6 +63,14 @@ class Operator:
         """Return a run when it has ended."""
         return self.wait_until(run, lambda state: state.is_final(), seconds)
 
+    def wait_until_completed(self, run: UUID, seconds: float = 480) -> FlowRun:
+        """Return a run when it has completed, however often it crashes and is started again before."""
+
+        def is_over(state: State) -> bool:
+            return state.is_completed() or state.is_failed() or state.is_cancelled()
+
+        return self.wait_until(run, is_over, seconds)
+
     def wait_until(self, run: UUID, reached: Callable[[State], bool], seconds: float = 240) -> FlowRun:
         """Return a run when its state is so; fail with its log when that takes too long."""
         deadline = time.monotonic() + seconds
