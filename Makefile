@@ -47,4 +47,4 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@touch $@
 
 clean:
-	rm -rf store .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf store local .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,7 +32,7 @@ from datlstm.synthetic.marine_store.world import ACCOUNT
 from deployments.local.topology import BUCKET, Topology
 from tests.faults.marine import CLIENT_WAITS, NEAR_REAL_TIME
 from tests.week.operating import Operator, operating
-from tests.week.sea import NIGHTS, ONE_DAY, REVISED_DAY, sea_on
+from tests.week.sea import NIGHTS, ONE_DAY, sea_on
 from tests.week.stores import contents, opened
 
 NIGHTLY, RETRAIN = "nightly/nightly", "retrain/retrain"
