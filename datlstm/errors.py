@@ -67,3 +67,7 @@ class ConflictError(StoreError):
 
 class WeightsError(DatlstmError):
     """Published weights that can't be converted."""
+
+
+class DeploymentError(DatlstmError):
+    """A server of the deployment does not start or answer, or lacks or refuses what the service needs there."""

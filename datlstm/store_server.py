@@ -49,11 +49,11 @@ class StoreServer:
     """An S3 server with its data in ``folder``, serving inside a ``with``.
 
     ``writer`` may read and write every bucket but make none, ``reader`` only read; ``public`` are the buckets and
-    ``bucket/prefix`` that may be read without keys. Keys are new at every start; apart from memory they are only in a
+    ``bucket/prefix`` that may be read without keys. Keys are new with every server; apart from memory they are only in a
     file of mode 600 in ``folder``, which goes at the end. What the buckets hold stays in ``folder``.
-    ``capacity_megabytes`` makes a server that is full when it holds about that much. Entering raises `SettingsError`
-    when SeaweedFS is not installed, or ``port`` is taken, or another server serves the folder; `StoreError` when the
-    server does not come up.
+    ``capacity_megabytes`` makes a server that is full when it holds about that much. Capacity and keys may be changed
+    between two starts of one server. Entering raises `SettingsError` when SeaweedFS is not installed, or ``port`` is
+    taken, or another server serves the folder; `StoreError` when the server does not come up.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class StoreServer:
         self._folder = folder.absolute()
         self._port = port
         self._public = public
-        self._capacity_megabytes = capacity_megabytes
+        self.capacity_megabytes = capacity_megabytes
         self._lock = FileLock(self._folder / ".lock")
         self._inner_ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -204,7 +204,7 @@ class StoreServer:
         ports = iter(self._inner_ports)
         # Without one, a gRPC port is the port plus 10,000, taken or not.
         inner = [f"-{name}.port{kind}={next(ports)}" for name in INNER_PORTS for kind in ("", ".grpc")]
-        size = 1 if self._capacity_megabytes else 128
+        size = 1 if self.capacity_megabytes else 128
         return [
             f"-dir={self._folder / 'data'}",
             f"-ip={LOOPBACK}",
@@ -216,7 +216,7 @@ class StoreServer:
             f"-s3.localSocket={self._folder / 's3.sock'}",
             f"-filer.localSocket={self._folder / 'filer.sock'}",
             f"-master.volumeSizeLimitMB={size}",
-            f"-volume.max={self._capacity_megabytes or 0}",
+            f"-volume.max={self.capacity_megabytes or 0}",
             "-volume.preStopSeconds=0",
             "-s3.autoCreateBucket=false",
             "-s3.port.iceberg=0",
@@ -238,6 +238,8 @@ class StoreServer:
             actions = [f"{action}:{place}" for place in places for action in ("Read", "List")]
             identities.append({"name": "anonymous", "actions": actions})
         self._configuration.unlink(missing_ok=True)
+        # SeaweedFS keeps the options of the last start and prefers them to defaults: a full server would stay full.
+        (self._folder / "data" / "mini.options").unlink(missing_ok=True)
         descriptor = os.open(self._configuration, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump({"identities": identities}, file)
