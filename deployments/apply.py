@@ -36,6 +36,8 @@ DEFAULT_QUEUE = "default"
 # What the server adds to a deployment and changes by itself.
 BOOKKEEPING = {"created", "updated", "created_by", "updated_by", "last_polled", "status", "version", "version_id"}
 
+app = typer.Typer(pretty_exceptions_enable=False)
+
 PoolType = Literal["process", "kubernetes"]
 
 
@@ -189,8 +191,8 @@ async def make_automation(client: PrefectClient, wanted: AutomationCore, present
     is_off = "" if present.enabled else ", switched off"
     if AutomationCore(**present.model_dump()) == wanted:
         return f"unchanged{is_off}"
-    # All fields are given, so that one that left the file goes back to its default.
-    await client.update_automation(present.id, AutomationCore(**wanted.model_dump()))
+    # All fields are given, so that one that left the file goes back to its default; the owner can't be changed.
+    await client.update_automation(present.id, AutomationCore(**wanted.model_dump(exclude={"owner_resource"})))
     return f"changed{is_off}"
 
 
@@ -204,6 +206,7 @@ def say(kind: str, name: str, outcome: str) -> None:
     typer.echo(f"{kind:<11} {name}: {outcome}")
 
 
+@app.command()
 def main(
     pool_type: Annotated[PoolType, typer.Option(help="What workers start for a run.")] = "process",
     notify_block: Annotated[
@@ -230,4 +233,4 @@ def fail(error: DatlstmError) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
