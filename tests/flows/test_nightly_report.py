@@ -1,4 +1,4 @@
-"""What a night leaves for its operator: record, artifacts, notification, heartbeat and numbers, and no secret in any."""
+"""What a night leaves for its operator: record, artifacts, notification, heartbeat, numbers, and no secret in any."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import Artifact
 from prometheus_client.parser import text_string_to_metric_families
 
-from datlstm.errors import PermanentSourceError, StoreError
+from datlstm.errors import PermanentSourceError
 from datlstm.nights import Night, read_night
 from datlstm.registry import CHAMPION
 from datlstm.store import Store
@@ -216,16 +216,15 @@ def test_a_block_that_does_not_deliver_is_named_and_its_address_is_not(
     assert problem == f"not sent, {reason} (notification through {block})"
 
 
-def test_a_store_that_cannot_be_written_hides_no_error_behind_the_lack_of_a_record(
-    settings_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_record_that_cannot_be_written_is_told_and_hides_no_other_error(
+    store: Store, listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("DATLSTM_STORE", (tmp_path / "file" / "store").as_uri())
-    with pytest.raises(StoreError):
-        nightly(NIGHT, str(settings_file))
-    report = newest("night-laizhou")
-    assert "NO FORECAST went out: ingest, forecast, scores, publish failed" in report
-    assert f"nights/{NIGHT}.json" in report
+    store.write("nights", b"in the place of a folder")
+    break_source(monkeypatch)
+    with pytest.raises(PermanentSourceError):
+        nightly(NIGHT)
+    assert f"nights/{NIGHT}.json" in newest("night-laizhou")
+    assert listener.asked[-1][0].endswith("/beat/fail")
 
 
 def test_a_backfill_tells_how_far_it_is_and_what_it_brought(
