@@ -9,20 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
-from datlstm.errors import (
-    NotYetAvailableError,
-    ProductError,
-    TransientSourceError,
-)
+from datlstm.errors import NotYetAvailableError, ProductError, TransientSourceError
 from datlstm.operation import ArchiveFacts, ForecastFacts
 from datlstm.settings import Frozen
 from datlstm.store import Store, as_json
 
 FOLDER = "nights"
 RECENT = 30
-INGEST, FORECAST, SCORES, PUBLISH = "ingest", "forecast", "scores", "publish"
+INGEST, FORECAST, SCORES, PUBLISH = STEPS = ("ingest", "forecast", "scores", "publish")
 MAY_PASS = (TransientSourceError.__name__, NotYetAvailableError.__name__)
 """Errors of one night that the next may not have."""
 
@@ -57,6 +53,11 @@ class Night(Frozen):
     archive: ArchiveFacts | None
     forecast: ForecastFacts | None
     needs: tuple[str, ...] = ()
+
+    @field_validator("steps")
+    @classmethod
+    def _in_the_order_of_the_night(cls, steps: Mapping[str, Step]) -> Mapping[str, Step]:
+        return {name: steps[name] for name in sorted(steps, key=STEPS.index)}
 
     @property
     def state(self) -> StepState:

@@ -20,7 +20,11 @@ from datlstm.store import Store
 
 TRAILING_DAYS = 30
 LAST_DAYS = "last days"
-AGES = ("archive", "forecast")
+MAY_PASS = ("archive", "forecast", "skill")
+"""Checks whose warnings may pass by themselves."""
+# A month in which a good model is behind by chance is one by less, or has fewer days.
+GRAVE_LOSS = 0.05
+GRAVE_LOSS_DAYS = 20
 
 CheckState = Literal["ok", "warn", "fail"]
 
@@ -35,7 +39,7 @@ class Check(Frozen):
     @property
     def needs_person(self) -> bool:
         """Tell whether waiting mends nothing: nights read days again by themselves, and what is late may still come."""
-        is_grave = self.state == "fail" or (self.state == "warn" and self.name not in AGES)
+        is_grave = self.state == "fail" or (self.state == "warn" and self.name not in MAY_PASS)
         return is_grave and self.name != LAST_DAYS
 
 
@@ -178,7 +182,8 @@ def _skill(settings: Settings, as_of: date) -> tuple[SkillTrend | None, list[Che
     if own <= bar:
         return trend, [Check(name="skill", state="ok", message=message)]
     remedy = "run `datlstm retrain`, or `datlstm rollback`"
-    return trend, [Check(name="skill", state="warn", message=f"{message}: {remedy}")]
+    is_grave = own > (1 + GRAVE_LOSS) * bar and window.scored_days >= GRAVE_LOSS_DAYS
+    return trend, [Check(name="skill", state="fail" if is_grave else "warn", message=f"{message}: {remedy}")]
 
 
 LOOKS: dict[str, Callable[[Settings, date], tuple[Any, list[Check]]]] = {

@@ -82,7 +82,7 @@ def backfill_days(settings_name: str | None, first_day: date | None, last_day: d
     Finished years are not read unless ``again``. Raises as `ingest_days`.
     """
     settings = load_settings(settings_name)
-    label(run=str(runtime.flow_run.name), region=settings.region.name)
+    label(flow_run_name=str(runtime.flow_run.name), region=settings.region.name)
     source = source_of(settings)
     products = source.products()
     first = first_day or max(min(product.first_day for product in products), settings.archive.first_day)

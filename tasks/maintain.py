@@ -53,7 +53,7 @@ def write_series(settings_name: str | None, as_of: date) -> str:
 def progress_of_maintenance(settings_name: str | None, as_of: date, parts: int) -> Progress:
     """Return what tells how many of the parts are done, and label the logs."""
     settings = load_settings(settings_name)
-    label(run=str(runtime.flow_run.name), region=settings.region.name, date=str(as_of))
+    label(flow_run_name=str(runtime.flow_run.name), region=settings.region.name, date=str(as_of))
     return Progress(f"{artifact_key('maintenance', settings)}-progress", f"Maintenance as of {as_of}", parts)
 
 

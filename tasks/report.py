@@ -25,7 +25,7 @@ from tasks.step import artifact_key, step
 def open_night(settings_name: str | None, night: date) -> datetime:
     """Label the logs with the night, and return when it began."""
     region = load_settings(settings_name).region.name
-    label(run=str(runtime.flow_run.name), region=region, date=str(night))
+    label(flow_run_name=str(runtime.flow_run.name), region=region, date=str(night))
     return now()
 
 

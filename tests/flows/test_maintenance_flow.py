@@ -1,10 +1,12 @@
 """The maintenance flow on a real Prefect server: a line per part, again no change, and a part that fails."""
 
+import json
 import shutil
 from datetime import date
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 
 from datlstm.errors import BundleError
 from datlstm.store import Store
@@ -33,6 +35,11 @@ def test_every_part_tells_what_it_did_and_again_changes_no_byte(store: Store) ->
     lines = maintenance(LATER)
     assert list(lines) == list(PARTS)
     assert lines["archive states"].startswith("0 states expired, 1 kept; ")
+    with get_client(sync_client=True) as client:
+        left = {str(artifact.key): artifact for artifact in client.read_artifacts()}
+    assert "maintenance as of 2100-01-01: all well" in str(left["maintenance-laizhou"].data)
+    assert [row["part"] for row in json.loads(str(left["maintenance-laizhou-parts"].data))] == list(PARTS)
+    assert left["maintenance-laizhou-progress"].data == 100.0
     assert lines["leftovers"].startswith("1 leftovers removed; ")
     before = content(store)
     assert maintenance(LATER)["leftovers"].startswith("0 leftovers removed; ")

@@ -21,7 +21,8 @@ def store(settings: Settings) -> Store:
 def test_a_record_is_read_back_as_it_was_written(store: Store) -> None:
     assert read_night(store, NIGHT) is None
     night = night_of(ingest=failed(), needs=["ingest: wait"])
-    assert save_night(store, night) == night == read_night(store, NIGHT)
+    assert save_night(store, night) == night == (read := read_night(store, NIGHT))
+    assert read is not None and list(read.steps) == ["ingest", "forecast", "scores", "publish"]
 
 
 def test_a_good_record_stands_while_the_night_comes_to_the_same_outcome(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Settings: what is refused, what wins, and that what was loaded stays as it is."""
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,34 @@ def test_secrets_are_read_but_never_shown(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_a_source_knows_whether_its_sea_is_invented(kind: Any, invented: bool) -> None:
     assert SourceSettings(kind=kind).is_synthetic is invented
+
+
+class TestHeartbeat:
+    """The address of the dead man's switch is a secret."""
+
+    SECRET = "https://hc.example/5f2e"
+
+    def test_it_comes_from_the_environment_and_is_never_shown(
+        self, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATLSTM_NOTIFY__HEARTBEAT_URL", self.SECRET)
+        settings = load_settings(str(settings_file))
+        assert settings.notify.heartbeat_url is not None
+        assert settings.notify.heartbeat_url.get_secret_value() == self.SECRET
+        for shown in (repr(settings), settings.model_dump_json()):
+            assert "5f2e" not in shown
+
+    def test_a_file_that_holds_it_is_refused_without_showing_it(self, settings_file: Path, tmp_path: Path) -> None:
+        path = tmp_path / "told.toml"
+        path.write_text(f'{settings_file.read_text()}\n[notify]\nheartbeat_url = "{self.SECRET}"\n')
+        with pytest.raises(SettingsError, match="set DATLSTM_NOTIFY__HEARTBEAT_URL instead") as refused:
+            load_settings(str(path))
+        assert "5f2e" not in str(refused.value)
+
+    def test_a_wrong_one_is_not_shown_in_the_traceback_either(
+        self, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATLSTM_NOTIFY__HEARTBEAT_URL", "hc.example/5f2e")
+        with pytest.raises(SettingsError, match="begins with https") as refused:
+            load_settings(str(settings_file))
+        assert "5f2e" not in "".join(traceback.format_exception(refused.value))
