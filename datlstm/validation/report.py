@@ -33,4 +33,6 @@ def _chart(skill: SkillState | None) -> str:
         return ""
     highest = max(1.0, *skill.trace)
     bars = "".join(BARS[round(level / highest * (len(BARS) - 1))] for level in skill.trace)
-    return f"Skill chart, {len(skill.trace)} days to {skill.last_day}, highest bar {highest:.2f} of the threshold: `{bars}`"
+    return (
+        f"Skill chart of {len(skill.trace)} days to {skill.last_day}, a full bar is {highest:.2f} thresholds: `{bars}`"
+    )

@@ -24,9 +24,9 @@ LEAST_REFERENCE_DAYS = 270
 
 @dataclass(frozen=True, eq=False)
 class DailySkill:
-    """Days, ascending, with the log of the RMSE over damped persistence's, ``ratio``, and its ``excess`` over the card's.
+    """Of days, ascending, the log of RMSE over damped persistence's, ``ratio``, and its ``excess`` over the card's.
 
-    Both RMSEs are means over the leads that one bundle forecast for the day, at least half of all.
+    Both are means over the leads that one bundle forecast for the day, at least half of all.
     """
 
     days: np.ndarray

@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from datlstm import registry
 from datlstm.archive import FIELDS, Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, WEIGHTS, Bundle
 from datlstm.errors import NotEnoughDataError
+from datlstm.explanation import explain
 from datlstm.ladder import ForecastSource, nightly_forecast
-from datlstm.registry import CHAMPION, champion_id, promote
+from datlstm.registry import CHAMPION, champion_id, promote, standing_promotion
 from datlstm.settings import Settings
 from datlstm.store import Store
+from datlstm.validation.record import Record, SkillState, record_path, write_record
+from tests.nights import publish_forecast
 
 LAST_DAY = date(2024, 5, 31)
 TONIGHT = LAST_DAY + timedelta(days=1)
@@ -171,6 +175,55 @@ def test_a_replay_from_the_same_snapshot_is_bit_for_bit_the_night(trained: Setti
     assert replace(replayed, sst=made.sst, bundle=made.bundle) == made
     assert replayed.bundle.id == made.bundle.id
     assert not np.array_equal(nightly_forecast(trained, TONIGHT).sst, made.sst, equal_nan=True)
+
+
+def breach(settings: Settings, *days: date) -> None:
+    """Leave records that found the standing champion's skill lost."""
+    promotion = standing_promotion(Store(settings.store))
+    assert promotion is not None
+    for day in days:
+        lost = SkillState(days=60, last_day=day, level=2.0, trace=(2.0,), since=day, excess=0.5, ratio=1.5)
+        found = Record(
+            as_of=day,
+            bundle_id=promotion.bundle_id,
+            promoted_at=promotion.promoted_at,
+            findings=(),
+            skill=lost,
+            breached_since=days[0],
+        )
+        write_record(Store(settings.store), found)
+
+
+def test_a_champion_found_worse_twice_running_gives_way_until_it_is_promoted_anew(
+    trained: Settings, champion: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    breach(trained, LAST_DAY, TONIGHT)
+    made = nightly_forecast(trained, TONIGHT)
+    assert made.source == ForecastSource.DAMPED_PERSISTENCE
+    assert made.bundle.id == champion.damped().id
+    (error,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert f"damped persistence forecasts: validation of {LAST_DAY} and of {TONIGHT}" in error
+    assert nightly_forecast(trained, LAST_DAY).source == ForecastSource.MODEL, "one breach was known that night"
+    monkeypatch.setattr(registry, "now_seconds", lambda: 1)
+    promote(Store(trained.store), champion.id, "by hand", renew=True)
+    assert nightly_forecast(trained, TONIGHT).source == ForecastSource.MODEL
+
+
+def test_a_damaged_validation_record_never_stops_the_champion(trained: Settings) -> None:
+    breach(trained, LAST_DAY, TONIGHT)
+    Store(trained.store).write(record_path(TONIGHT), b"torn")
+    assert nightly_forecast(trained, TONIGHT).source == ForecastSource.MODEL
+
+
+def test_a_forecast_of_the_fallback_is_made_again_bit_for_bit_whatever_validation_says_later(
+    trained: Settings,
+) -> None:
+    breach(trained, LAST_DAY, TONIGHT)
+    publish_forecast(trained, nightly_forecast(trained, TONIGHT))
+    Store(trained.store).delete(record_path(TONIGHT))
+    explained = explain(trained, LAST_DAY)
+    assert explained.source == ForecastSource.DAMPED_PERSISTENCE
+    assert explained.is_identical, explained.verdict
 
 
 def test_the_sources_of_a_forecast_keep_their_numbers() -> None:

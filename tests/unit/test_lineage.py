@@ -51,6 +51,7 @@ def test_what_determines_a_forecast_changes_the_hash(settings: Settings, place: 
         ("store", "s3://elsewhere"),
         ("dask_scheduler", "tcp://cluster:8786"),
         ("retention.archive_states_days", 10),
+        ("validation.skill_loss", 0.5),
         ("source.retry.attempts", 1),
         ("source.copernicus.limit_seconds", 5.0),
         ("source.copernicus.credentials_block", "marine"),

@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from datlstm import registry
 from datlstm.bundle import WEIGHTS, Bundle
 from datlstm.errors import BundleError, ConflictError
-from datlstm.registry import CHAMPION, bundle_ids, champion_id, judge, promote, rollback
+from datlstm.registry import (
+    CHAMPION,
+    Promotion,
+    bundle_ids,
+    champion_id,
+    judge,
+    promote,
+    rollback,
+    standing_promotion,
+)
 from datlstm.settings import Settings
 from datlstm.store import Store
 
@@ -79,6 +89,27 @@ def test_promoting_the_champion_again_changes_nothing(store: Store) -> None:
     assert chosen is not None
     promote(store, chosen, "again")
     assert store.read(CHAMPION) == before
+
+
+def test_renewing_the_champion_s_promotion_dates_it_anew_and_keeps_the_way_back(
+    store: Store, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = standing_promotion(store)
+    assert first is not None and not first.is_renewal
+    promote(store, second, "")
+    monkeypatch.setattr(registry, "now_seconds", lambda: 12)
+    for _ in range(2):
+        promote(store, second, "by hand", renew=True)
+        assert standing_promotion(store) == Promotion(second, 12, is_renewal=True)
+    assert store.read_json(CHAMPION)["reason"] == "by hand"
+    assert rollback(store) == first.bundle_id
+    assert standing_promotion(store) == first
+
+
+def test_promoting_another_by_hand_is_no_renewal(store: Store, second: str) -> None:
+    promote(store, second, "by hand", renew=True)
+    promotion = standing_promotion(store)
+    assert promotion is not None and (promotion.bundle_id, promotion.is_renewal) == (second, False)
 
 
 def test_a_rollback_restores_the_pointer_before_the_promotion_byte_for_byte(store: Store, second: str) -> None:
