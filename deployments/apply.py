@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.filters import AutomationFilter, AutomationFilterTags
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 from tenacity import AsyncRetrying, RetryError, stop_after_delay, wait_fixed
 
@@ -50,6 +50,7 @@ async def apply(pool_type: PoolType, notify_block: str | None, wait_seconds: flo
     """
     await wait_for_server(wait_seconds)
     async with get_client() as client:
+        block_id = await notification_block_id(client, notify_block) if notify_block else None
         for name, limit in POOLS.items():
             say("pool", name, await make_pool(client, name, pool_type, limit))
         before = await read_deployments(client)
@@ -57,7 +58,7 @@ async def apply(pool_type: PoolType, notify_block: str | None, wait_seconds: flo
         after = await read_deployments(client)
         for name in deployment_names():
             say("deployment", name, change(before.get(name), after[name]))
-        await make_automations(client, notify_block)
+        await make_automations(client, block_id)
 
 
 async def wait_for_server(wait_seconds: float) -> None:
@@ -119,7 +120,7 @@ def deployment_names() -> list[str]:
 def deploy() -> None:
     """Deploy all that the project's file names, by Prefect's own command."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
     done = subprocess.run(command, cwd=PROJECT.parent, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise DeploymentError(f"`prefect deploy --all` in {PROJECT.parent} failed:\n{done.stdout}{done.stderr}")
@@ -138,11 +139,10 @@ async def read_deployments(client: PrefectClient) -> dict[str, dict[str, Any]]:
     return found
 
 
-async def make_automations(client: PrefectClient, notify_block: str | None) -> None:
-    """Make, change and remove automations until those with our tag are the file's."""
+async def make_automations(client: PrefectClient, block_id: str | None) -> None:
+    """Make, change and remove automations until those with our tag are the file's, notifying through the block."""
     ours = AutomationFilter(tags=AutomationFilterTags(all_=[TAG]))
     present = {found.name: found for found in await client.read_automations(automations=ours)}
-    block_id = await notification_block_id(client, notify_block) if notify_block else None
     for entry in read_automations():
         if block_id is None and any(action["type"] == "send-notification" for action in entry["actions"]):
             say("automation", entry["name"], "left out: it notifies, and DATLSTM_NOTIFY__BLOCK names no block")
