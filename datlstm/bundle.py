@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 import xarray as xr
 
+from datlstm.compute import in_this_process
 from datlstm.errors import BundleError, SettingsError, StoreError
 from datlstm.grid import Grid, ocean_mask_hash
 from datlstm.lineage import code_version
@@ -147,8 +148,10 @@ class Bundle:
 
     def _files(self) -> dict[str, bytes]:
         fitted = self.normaliser.to_dataset().assign(damping=self.damping.drop_attrs())
+        with in_this_process():
+            normaliser = bytes(fitted.to_netcdf(engine="h5netcdf"))
         files = {
-            NORMALISER: bytes(fitted.to_netcdf(engine="h5netcdf")),
+            NORMALISER: normaliser,
             CARD: json.dumps(self.card, indent=2, sort_keys=True).encode(),
         }
         if self.weights:

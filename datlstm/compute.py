@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import dask
 import torch
 from distributed import Client
 from distributed.comm.addressing import resolve_address
@@ -26,6 +27,17 @@ def dask_compute(settings: Settings) -> Iterator[None]:
     except (OSError, ValueError) as error:
         raise SettingsError(f"no Dask scheduler answers at {settings.dask_scheduler}: start it or unset it") from error
     with client:
+        yield
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Keep what is done inside the block off the cluster.
+
+    While a cluster's client is open xarray asks the cluster for a lock before it writes a NetCDF file, even one in
+    memory, and the cluster knows no such lock.
+    """
+    with dask.config.set(scheduler="threads"):
         yield
 
 
