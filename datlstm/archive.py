@@ -16,9 +16,10 @@ from datlstm import daily
 from datlstm.clock import now_seconds
 from datlstm.daily import DailyAxis
 from datlstm.errors import ArchiveError
+from datlstm.formats import check_format
 from datlstm.grid import Grid
 from datlstm.quality import UNUSABLE, DayQuality
-from datlstm.settings import Settings
+from datlstm.settings import OWN_STORE, Settings
 from datlstm.store import Store, explained
 
 PATH = "archive"
@@ -27,6 +28,7 @@ TAG = "kept-"
 # It warns at every opening that local commits race; here a lock lets one writer in at a time.
 icechunk.set_logs_filter("error")
 FORMAT_VERSION = 2
+"""Format 1 has no analysis error."""
 SEA, LAND = 1, 2
 FIELDS = ("sst", "sea_ice_fraction", "analysis_error")
 PER_DAY = ("quality", "source_product", "source_version")
@@ -68,8 +70,8 @@ class ExpiryReport:
 class Archive:
     """The archive of one region under one store.
 
-    Raises `ArchiveError` when there is none (but for `upsert`, which makes it), or it belongs to another grid or is of
-    another format.
+    Raises `ArchiveError` when there is none (but for `upsert`, which makes it), or it belongs to another region or is
+    of a newer format. One of an earlier format is read, with what it lacks as NaN, and written once it is migrated.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -149,7 +151,10 @@ class Archive:
         days that were asked for and are not there, with what to note as their product and version; what the archive
         holds of them stays.
         """
-        self._check_grid(days)
+        if _grid_of(days) != self.grid:
+            raise ArchiveError(
+                f"days on grid {_grid_of(days).hash} are not on the archive's {self.grid.hash}: regrid them"
+            )
         days = days.sortby("time").load()
         asked = [*_calendar_days(days), *absent]
         if not asked or bool(days.indexes["time"].has_duplicates):
@@ -166,7 +171,8 @@ class Archive:
                 return replace(report, snapshot_id=repository.lookup_branch(BRANCH))
             axis.extend(last)
             axis.write(first, block)
-            zarr.open_group(session.store, mode="r+").attrs["attribution"] = attribution
+            noted = {"attribution": attribution, "region": self._settings.region.name}
+            zarr.open_group(session.store, mode="r+").attrs.update(noted)
             message = f"{first} … {last}: {len(report.added)} days added, {len(report.revised)} revised"
             return replace(report, snapshot_id=self._commit(session, message))
 
@@ -177,6 +183,7 @@ class Archive:
         earlier call: it gets a tag. Killed at any moment, the next call completes it.
         """
         with self._store.writer(PATH) as confirm, explained(self._store.url_of(PATH)):
+            self._open(None)
             repository = self._repository()
             unknown = _tag(repository, keep)
             confirm()
@@ -227,8 +234,8 @@ class Archive:
             )
             group = zarr.open_group(session.store, mode="r+")
             group["time"].attrs["first_day"] = self._settings.archive.first_day.isoformat()
-        self._check_format(group.attrs)
-        self._check_grid(group)
+        check_format(group.attrs.get("format_version"), FORMAT_VERSION, self._store.url_of(PATH), ArchiveError)
+        self._check_own(group)
         stored = np.asarray(group["mask"][:])  # type: ignore[index]
         differing, sea = int(((stored == SEA) != ocean_mask.values).sum()), int((stored == SEA).sum())
         # Providers move a few cells of the coast now and then; the archive's own mask goes on deciding.
@@ -274,24 +281,23 @@ class Archive:
                 f"{self._store.url_of(PATH)} can't be read at {snapshot_id or BRANCH}: {cause}. Ask for a snapshot "
                 "that it has, or restore it from a backup"
             ) from error
-        self._check_format(stored.attrs)
-        self._check_grid(stored)
+        check_format(
+            stored.attrs.get("format_version"), FORMAT_VERSION, self._store.url_of(PATH), ArchiveError, older=None
+        )
+        self._check_own(stored)
+        if "analysis_error" not in stored:
+            unknown = xr.full_like(stored["sst"], np.nan).drop_attrs()
+            stored = stored.assign(analysis_error=unknown.assign_attrs(ANALYSIS_ERROR_ATTRIBUTES))
         return stored
 
-    def _check_format(self, attributes: Mapping[str, Any]) -> None:
-        found = attributes.get("format_version")
-        if found != FORMAT_VERSION:
+    def _check_own(self, state: xr.Dataset | zarr.Group) -> None:
+        """Refuse the archive of another region. Before their names were kept, the grid alone tells."""
+        region, found = self._settings.region.name, _grid_of(state)
+        owner = state.attrs.get("region", region)
+        if owner != region or found != self.grid:
             raise ArchiveError(
-                f"{self._store.url_of(PATH)} has format {found}, this code reads and writes {FORMAT_VERSION}: use the "
-                "release that wrote it, or migrate"
-            )
-
-    def _check_grid(self, holder: xr.Dataset | zarr.Group) -> None:
-        found = Grid(*(np.asarray(holder[name][:]) for name in ("latitude", "longitude")))  # type: ignore[index]
-        if found.hash != self.grid.hash:
-            raise ArchiveError(
-                f"grid {found.hash} of {found.shape} cells is not region {self._settings.region.name!r}'s "
-                f"{self.grid.hash} of {self.grid.shape}: use the settings and the store that belong together"
+                f"{self._store.url_of(PATH)} is of region {owner!r} on {found.shape} cells (grid {found.hash}), not of "
+                f"{region!r} on {self.grid.shape} (grid {self.grid.hash}): {OWN_STORE}"
             )
 
 
@@ -312,6 +318,10 @@ def _tag(repository: icechunk.Repository, snapshot_ids: Iterable[str]) -> list[s
 
 def _references(repository: icechunk.Repository) -> list[dict[str, str]]:
     return [{"branch": BRANCH}, *({"tag": name} for name in sorted(repository.list_tags()))]
+
+
+def _grid_of(holder: xr.Dataset | zarr.Group) -> Grid:
+    return Grid(*(np.asarray(holder[name][:]) for name in ("latitude", "longitude")))  # type: ignore[index]
 
 
 def _calendar_days(days: xr.Dataset) -> list[date]:
@@ -366,11 +376,7 @@ def _template(grid: Grid, ocean_mask: xr.DataArray, settings: Settings) -> xr.Da
         {
             "sst": (fields, none, {"standard_name": "sea_surface_foundation_temperature", "units": "kelvin"}),
             "sea_ice_fraction": (fields, none, {"standard_name": "sea_ice_area_fraction", "units": "1"}),
-            "analysis_error": (
-                fields,
-                none,
-                {"long_name": "estimated error standard deviation of sst", "units": "kelvin"},
-            ),
+            "analysis_error": (fields, none, ANALYSIS_ERROR_ATTRIBUTES),
             "mask": (fields[1:], np.where(ocean_mask.values, SEA, LAND).astype("int8"), _MASK_ATTRIBUTES),
             "quality": ("time", np.zeros(0, "uint8"), _QUALITY_ATTRIBUTES),
             "source_product": ("time", text, {"long_name": "product the day came from"}),
@@ -378,10 +384,16 @@ def _template(grid: Grid, ocean_mask: xr.DataArray, settings: Settings) -> xr.Da
             "ingested_at": ("time", np.zeros(0, "datetime64[s]"), {"long_name": "when the day was written last"}),
         },
         {"time": np.zeros(0, "datetime64[ns]"), **grid.coords()},
-        {"title": f"SST archive of {settings.region.title}", "format_version": FORMAT_VERSION, "grid_hash": grid.hash},
+        {
+            "title": f"SST archive of {settings.region.title}",
+            "region": settings.region.name,
+            "format_version": FORMAT_VERSION,
+            "grid_hash": grid.hash,
+        },
     )
 
 
+ANALYSIS_ERROR_ATTRIBUTES = {"long_name": "estimated error standard deviation of sst", "units": "kelvin"}
 _MASK_ATTRIBUTES = {"flag_values": np.array([SEA, LAND], "int8").tolist(), "flag_meanings": "sea land"}
 _QUALITY_ATTRIBUTES = {
     "flag_masks": [int(flag) for flag in DayQuality if flag],

@@ -17,7 +17,9 @@ import safetensors.torch
 import torch
 import xarray as xr
 
+from datlstm.compute import in_this_process
 from datlstm.errors import BundleError, SettingsError, StoreError
+from datlstm.formats import check_format
 from datlstm.grid import Grid, ocean_mask_hash
 from datlstm.lineage import code_version
 from datlstm.models import build
@@ -113,11 +115,9 @@ class Bundle:
                 raise BundleError(
                     f"no bundle {bundle_id!r} in {store.url_of('models')}: run `datlstm models` to see them"
                 )
-            if manifest["format_version"] != FORMAT_VERSION:
-                raise BundleError(
-                    f"bundle {bundle_id} has format {manifest['format_version']}, this code reads {FORMAT_VERSION}: "
-                    "use the release that wrote it, or retrain"
-                )
+            check_format(
+                manifest["format_version"], FORMAT_VERSION, f"bundle {bundle_id}", BundleError, older="retrain"
+            )
             files = {name: _verified(store, bundle_id, name, digest) for name, digest in manifest["sha256"].items()}
             bundle = cls._from_files(manifest, files)
             hashes = manifest["hashes"]
@@ -147,8 +147,10 @@ class Bundle:
 
     def _files(self) -> dict[str, bytes]:
         fitted = self.normaliser.to_dataset().assign(damping=self.damping.drop_attrs())
+        with in_this_process():
+            normaliser = bytes(fitted.to_netcdf(engine="h5netcdf"))
         files = {
-            NORMALISER: bytes(fitted.to_netcdf(engine="h5netcdf")),
+            NORMALISER: normaliser,
             CARD: json.dumps(self.card, indent=2, sort_keys=True).encode(),
         }
         if self.weights:

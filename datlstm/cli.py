@@ -260,6 +260,23 @@ def validate(as_of: AsOf = None, settings: SettingsName = None) -> None:
     raise typer.Exit(int(any(finding.state in ("breach", "failed") for finding in record.findings)))
 
 
+@app.command()
+def migrate(
+    settings: SettingsName = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Bring what earlier releases wrote to this release's formats; exits with 1 when something can't be brought."""
+    from datlstm.migrations.stores import examine
+    from datlstm.migrations.stores import migrate as act
+
+    chosen = _settings(settings)
+    failed = False
+    for state in _guarded(lambda: examine(chosen) if dry_run else act(chosen)):
+        failed |= bool(state.problem)
+        console.print(f"{state.name:<15} {escape(str(state))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(int(failed))
+
+
 @app.command("convert-weights")
 def convert_weights(
     published: Annotated[Path, typer.Argument(help="The published state dict: .safetensors, .pt, .pth or .npz.")],

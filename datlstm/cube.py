@@ -13,22 +13,28 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.core.buffer import Buffer
+from zarr.abc.store import Store as ZarrStore
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from datlstm.errors import ProductError
+from datlstm.formats import check_format
+from datlstm.settings import OWN_STORE
 from datlstm.staged import ROOT_DOCUMENT, StagedZarr
 from datlstm.store import Store
 
-# Of a cube's own attributes, those that follow its source and may change while it grows.
-LIVING_ATTRIBUTES = ("acknowledgement",)
+FORMAT = "format_version"
+# Of a cube's own attributes, those that may change while it grows: they follow source and release.
+LIVING_ATTRIBUTES = ("acknowledgement", "history", FORMAT)
 
 
 class Cube:
     """One cube under a store.
 
-    ``template`` has the whole structure, with length 0 along the one dimension that grows; ``encoding`` says how it
-    lies on disk.
+    ``template`` has the whole structure, with length 0 along the one dimension that grows, and the number of its
+    format as the attribute `FORMAT`; ``encoding`` says how it lies on disk.
     """
 
     def __init__(
@@ -45,12 +51,36 @@ class Cube:
         """Where the cube is."""
         return self._store.url_of(self._path)
 
+    @property
+    def current_format(self) -> int:
+        """The format that this release reads and writes."""
+        return int(self._template.attrs.get(FORMAT, 1))
+
     def open(self) -> xr.Dataset | None:
-        """Return the published state, lazily, or None before the first write."""
+        """Return the published state, lazily, or None before the first write.
+
+        Raises `ProductError` for the cube of another region, or of another format.
+        """
+        state = self.open_any()
+        if state is not None:
+            self._check_own(state)
+            check_format(self.format_of(state), self.current_format, self.url, ProductError)
+        return state
+
+    def open_any(self) -> xr.Dataset | None:
+        """Return the published state, lazily, of whatever format it is, or None before the first write."""
         if self._store.read(f"{self._path}/{ROOT_DOCUMENT}") is None:
             return None
         store = self._store.zarr(self._path, read_only=True)
         return xr.open_zarr(store, chunks=None, decode_timedelta=False, zarr_format=3, consolidated=True)
+
+    def format_of(self, state: xr.Dataset) -> Any:
+        """Return the format of a published state. One without a number is older than numbers.
+
+        It has this release's format if it has all variables, else the first.
+        """
+        has_all = self._template.variables.keys() <= state.variables.keys()
+        return state.attrs.get(FORMAT, self.current_format if has_all else 1)
 
     @contextmanager
     def writing(self) -> Iterator["CubeWriter"]:
@@ -69,7 +99,33 @@ class Cube:
             self._create(staged)
         group = zarr.open_group(staged, mode="r+", use_consolidated=False)
         self._check_structure(group)
+        if FORMAT in self._template.attrs:
+            group.attrs[FORMAT] = self.current_format
         return self._append(group, fields)
+
+    def restructure(self, staged: StagedZarr, history: str) -> zarr.Group:
+        """Give a cube of an earlier format this one's attributes, and its missing arrays, empty; return its group.
+
+        A commit of ``staged`` will show it. Raises `ProductError` when it is another cube even so.
+        """
+        group = zarr.open_group(staged, mode="r+", use_consolidated=False)
+        self._check_own(group)
+        fresh = MemoryStore()
+        self._create(fresh)
+        wanted = zarr.open_group(fresh, mode="r", use_consolidated=False)
+        length = next(array.shape[0] for name, array in group.arrays() if name == self.dimension)
+        for name, array in wanted.arrays():
+            if name in group:
+                group[name].attrs.put(array.attrs.asdict())
+            else:
+                dims = getattr(array.metadata, "dimension_names", None) or ()
+                shape = tuple(length if d == self.dimension else n for d, n in zip(dims, array.shape, strict=True))
+                add_empty(staged, name, array, shape)
+        living = {name: group.attrs[name] for name in LIVING_ATTRIBUTES if name in group.attrs}
+        group.attrs.put({**wanted.attrs.asdict(), **living, FORMAT: self.current_format, "history": history})
+        group = zarr.open_group(staged, mode="r+", use_consolidated=False)
+        self._check_structure(group)
+        return group
 
     def preview(self, fields: Mapping[str, np.ndarray]) -> xr.Dataset:
         """Return the state that a new cube with these rows would show, loaded; nothing is written."""
@@ -103,6 +159,11 @@ class Cube:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             self._template.to_zarr(store, zarr_format=3, consolidated=False, encoding=self._encoding, mode="w-")
+
+    def _check_own(self, state: xr.Dataset | zarr.Group) -> None:
+        own, found = (attributes.get("id") for attributes in (self._template.attrs, state.attrs))
+        if own is not None and found != own:
+            raise ProductError(f"{self.url} is {found}, not {own}: {OWN_STORE}")
 
     def _check_structure(self, group: zarr.Group) -> None:
         fresh = MemoryStore()
@@ -156,6 +217,14 @@ class CubeWriter:
         """
         if self._staged_rows:
             self._staged.commit()
+
+
+def add_empty(store: ZarrStore, name: str, form: zarr.Array, shape: tuple[int, ...]) -> None:
+    """Add an array of another one's form, in a shape of its own, that has no chunk: all of it is the fill value."""
+    document = form.metadata.to_dict() | {"shape": shape}
+    metadata = ArrayV3Metadata.from_dict(document)
+    (key, content), *_ = metadata.to_buffer_dict(default_buffer_prototype()).items()
+    sync(store.set(f"{name}/{key}", content))
 
 
 def _described(group: zarr.Group) -> dict[str, Any]:

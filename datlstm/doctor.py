@@ -5,7 +5,9 @@ from datetime import date
 
 from datlstm.archive import Archive
 from datlstm.errors import DatlstmError
+from datlstm.formats import MIGRATE
 from datlstm.lease import check_conditional_writes
+from datlstm.migrations.stores import examine as examine_formats
 from datlstm.operation import Check, CheckState, examine_operation
 from datlstm.settings import Settings
 from datlstm.sources import open_source
@@ -19,6 +21,7 @@ def examine(settings: Settings, today: date) -> Iterator[Check]:
     """Yield every check of a region's service as of ``today``; an error of this project becomes a failed check."""
     checks: dict[str, Callable[[Settings, date], Finding]] = {
         "region": _region,
+        "formats": _formats,
         "source": _source,
         "store": _store,
     }
@@ -37,6 +40,16 @@ def _region(settings: Settings, today: date) -> Finding:
         "ok",
         f"{settings.region.name}: {grid.shape[0]} x {grid.shape[1]} cells of {settings.region.resolution:g} degrees",
     )
+
+
+def _formats(settings: Settings, today: date) -> Finding:
+    states = examine_formats(settings)
+    problems = [f"{state.name}: {state.problem}" for state in states if state.problem]
+    older = [f"{state.name} has format {state.found}" for state in states if state.todo]
+    if problems or older:
+        remedy = f": {MIGRATE}" if older else ""
+        return "fail", "; ".join([*problems, *older]) + remedy
+    return "ok", "everything in the store has the formats of this release"
 
 
 def _source(settings: Settings, today: date) -> Finding:

@@ -65,6 +65,10 @@ class ConflictError(StoreError):
     """Another writer was first: nothing of this one is visible. Run it again."""
 
 
+class ComputeError(DatlstmError):
+    """The cluster that was to compute lost the work."""
+
+
 class WeightsError(DatlstmError):
     """Published weights that can't be converted."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from datlstm.blocks import aligned
 from datlstm.errors import GridError
 from datlstm.settings import Region
 
@@ -208,7 +209,8 @@ def _renormalised_mean(
 
 def _apply_weights(field: FloatArray, latitude_weights: FloatArray, longitude_weights: FloatArray) -> FloatArray:
     # Stacked matmul takes one day at a time, so a day's result does not depend on the chunk it came in.
-    weighted: FloatArray = np.matmul(latitude_weights, np.matmul(field, longitude_weights.T))
+    by_row, by_column = aligned(latitude_weights), aligned(longitude_weights).T
+    weighted: FloatArray = np.matmul(by_row, np.matmul(field, by_column))
     return weighted
 
 

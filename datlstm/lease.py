@@ -125,6 +125,9 @@ class _Lease:
                 log.warning("the lease of %s was not renewed, trying again: %s", self._place, error)
 
     def confirm(self) -> None:
+        # A copy of this on a worker of a cluster is not told of renewals.
+        if not self._is_lost and now() + timedelta(seconds=MARGIN_SECONDS) > self._expires_at:
+            self._catch_up()
         if self._is_lost or now() + timedelta(seconds=MARGIN_SECONDS) > self._expires_at:
             raise ConflictError(
                 f"{self._place}: this writer lost its lease (the machine slept, or the server did not answer), and "
@@ -160,11 +163,14 @@ class _Lease:
         try:
             self._write(self._version, LEASE_SECONDS)
         except ConflictError:
-            standing, version = self._read()
-            if standing is None or standing.key != self._key:
-                self._is_lost = True
-            else:
-                self._version, self._expires_at = version, standing.expires_at
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        standing, version = self._read()
+        if standing is None or standing.key != self._key:
+            self._is_lost = True
+        else:
+            self._version, self._expires_at = version, standing.expires_at
 
     def _write(self, version: str | None, lasts_seconds: float) -> None:
         expires_at = now() + timedelta(seconds=lasts_seconds)

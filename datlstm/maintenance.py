@@ -89,7 +89,9 @@ def maintain(settings: Settings, as_of: date) -> MaintenanceReport:
 def run_part(settings: Settings, as_of: date, part: str) -> PartReport:
     """Run one of `PARTS`. Raises what it raises: `StoreError`, `ArchiveError`, `BundleError`, `ProductError`."""
     act, places = PARTS[part]
-    store = Store(settings.store)
+    store, archive = Store(settings.store), Archive(settings)
+    if archive.exists():
+        archive.open()  # refuses the store of another region, before anything of it is taken away
     before = _usage(store, places)
     done = act(settings, as_of)
     return PartReport(part, done, before, _usage(store, places))

@@ -10,13 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import partial
 from typing import Any, Self
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from datlstm.blocks import aligned
 from datlstm.errors import BundleError, GridError, NotEnoughDataError
 from datlstm.settings import NormaliserSettings
 
@@ -31,6 +32,7 @@ MINIMUM_EIGENVALUE = 1e-3
 OFFSET_KELVIN = 290.0
 # Fixed blocks make the order of every sum, and so the last bit, independent of how the input is chunked.
 BLOCKS = {"time": 360, "latitude": 64, "longitude": 64}
+CELLS = ("latitude", "longitude")
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +193,7 @@ class Normaliser:
         design = _design(times, self.reference_day, self.harmonics, self.has_trend)
         own = {dim: size for dim, size in chunks.items() if dim in design.dims}
         climatology: xr.DataArray = xr.apply_ufunc(
-            partial(np.einsum, "...p,...p->..."),
+            _sum_of_terms,
             design.chunk(own) if own else design,
             self.coefficients,
             input_core_dims=[["parameter"], ["parameter"]],
@@ -199,6 +201,10 @@ class Normaliser:
             output_dtypes=[np.float64],
         )
         return climatology.rename("climatology").assign_attrs(units="kelvin")
+
+
+def _sum_of_terms(design: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("...p,...p->...", aligned(design), aligned(coefficients)))
 
 
 def _period(sst: xr.DataArray) -> tuple[date, date]:
@@ -233,17 +239,34 @@ def _column_sizes(design: xr.DataArray) -> np.ndarray:
 def _accumulate(sst: xr.DataArray, design: xr.DataArray) -> xr.Dataset:
     """Return the per-cell sums of the normal equations: X'WX, X'Wy and y'Wy, W being 1 where observed, else 0."""
     departure = (sst.drop_vars(set(sst.coords) - set(sst.dims)).chunk(BLOCKS) - OFFSET_KELVIN).astype(np.float64)
+    departure = departure.transpose("time", "latitude", "longitude")
     design = design.drop_vars(set(design.coords) - {"time"}).chunk(time=BLOCKS["time"])
     observed = departure.notnull().astype(np.float64)
     departure = departure.fillna(0.0)
     sums = xr.Dataset(
         {
-            "normal": xr.dot(design, design.rename(parameter="other"), observed, dim="time", optimize=True),
-            "moments": xr.dot(design, departure, dim="time", optimize=True),
-            "power": xr.dot(departure, departure, dim="time"),
-        }
+            "normal": (("parameter", "other", *CELLS), _sums("tp,to,tyx->poyx", design, design, observed)),
+            "moments": (("parameter", *CELLS), _sums("tp,tyx->pyx", design, departure)),
+            "power": (CELLS, _sums("tyx,tyx->yx", departure, departure)),
+        },
+        {name: sst[name] for name in CELLS},
     )
-    return sums.transpose("latitude", "longitude", "parameter", "other").compute()
+    return sums.transpose(*CELLS, "parameter", "other").compute()
+
+
+def _sums(subscripts: str, *fields: xr.DataArray) -> da.Array:
+    """Return an Einstein sum over the days, ``t``, block by block, with the same bits wherever a block is computed."""
+    inputs, output = subscripts.split("->")
+    arrays = [part for field, letters in zip(fields, inputs.split(","), strict=True) for part in (field.data, letters)]
+    blocks = da.blockwise(
+        _sums_of_block, f"{output}t", *arrays, adjust_chunks={"t": 1}, dtype=np.float64, subscripts=subscripts
+    )
+    total: da.Array = blocks.sum(axis=-1)
+    return total
+
+
+def _sums_of_block(*fields: np.ndarray, subscripts: str) -> np.ndarray:
+    return np.asarray(np.einsum(subscripts, *map(aligned, fields), optimize=True))[..., np.newaxis]
 
 
 def _solve(sums: xr.Dataset, column_sizes: np.ndarray, minimum_scale: float) -> tuple[xr.DataArray, xr.DataArray]:

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from datlstm.errors import ArchiveError, GridError, NotEnoughDataError, ProductError
+from datlstm.errors import ArchiveError, DatlstmError, GridError, NotEnoughDataError, ProductError
+from datlstm.formats import check_format
 from datlstm.grid import Grid
 from datlstm.normalise import BLOCKS
 from datlstm.store import Store
@@ -154,6 +155,8 @@ class ProductStep:
             raise ArchiveError(f"no product step at {url}: measure it, or restore it from a backup")
         try:
             step = cls._from_dataset(xr.load_dataset(io.BytesIO(content), engine="h5netcdf"))
+        except DatlstmError:
+            raise
         except Exception as error:  # what the layers below HDF5 raise for damaged bytes has no common root
             raise ProductError(f"{url} is damaged ({error}): measure the step again, or restore it") from error
         if step.id != step_id:
@@ -163,8 +166,8 @@ class ProductStep:
     @classmethod
     def _from_dataset(cls, dataset: xr.Dataset) -> Self:
         attributes = dataset.attrs
-        if attributes["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format {attributes['format_version']}, not {FORMAT_VERSION}")
+        found = attributes["format_version"]
+        check_format(found, FORMAT_VERSION, "the product step", ProductError, older="measure the step again")
         # The id knows coordinates by what the grid makes of them: nothing else of theirs is taken from the file.
         grid = Grid(dataset["latitude"].values, dataset["longitude"].values)
         dataset = dataset.assign_coords({"month": _month_axis(), **grid.coords()})

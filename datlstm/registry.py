@@ -9,11 +9,17 @@ import numpy as np
 from datlstm.bundle import MANIFEST, Bundle
 from datlstm.clock import now_seconds
 from datlstm.errors import BundleError
+from datlstm.formats import check_format
 from datlstm.store import Store, as_json
 
 CHAMPION = "models/champion.json"
+FORMAT_VERSION = 1
 # Less than this share of the rival's RMSE is rounding, not skill.
 MINIMUM_GAIN = 1e-3
+
+
+class DamagedPointerError(BundleError):
+    """The pointer to the champion is not one."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,15 @@ def promote(store: Store, bundle_id: str, reason: str, *, renew: bool = False) -
     Bundle.load(store, bundle_id)
     try:
         previous = _parsed(store, content)
-    except BundleError:
+    except DamagedPointerError:
         previous = None  # a damaged pointer is what a promotion by hand mends
-    pointer = {"bundle_id": bundle_id, "reason": reason, "promoted_at": now_seconds(), "previous": previous}
+    pointer = {
+        "format_version": FORMAT_VERSION,
+        "bundle_id": bundle_id,
+        "reason": reason,
+        "promoted_at": now_seconds(),
+        "previous": previous,
+    }
     if previous is not None and previous["bundle_id"] == bundle_id:
         if not renew:
             return
@@ -119,9 +131,11 @@ def _parsed(store: Store, content: bytes | None) -> dict[str, Any] | None:
     except ValueError:
         pointer = {}
     if pointer is not None and not {"bundle_id", "previous"} <= set(pointer):
-        raise BundleError(
+        raise DamagedPointerError(
             f"{store.url_of(CHAMPION)} names no bundle: run `datlstm promote` with one of `datlstm models`"
         )
+    if pointer is not None:
+        check_format(pointer.get("format_version", 1), FORMAT_VERSION, store.url_of(CHAMPION), BundleError)
     return pointer
 
 

@@ -12,12 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic_settings
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from datlstm.errors import SettingsError
+from datlstm.migrations.settings import brought_up
 
 DEFAULT_SETTINGS = "bohai"
+PLACEHOLDER = "{region}"
+OWN_STORE = (
+    f"every region has a store of its own. With {PLACEHOLDER} in it, as DATLSTM_STORE=s3://bucket/sst/{PLACEHOLDER}, "
+    "one setting serves them all; or use the settings and the store that belong together"
+)
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -352,7 +367,10 @@ class LogSettings(Frozen):
 
 
 class Settings(Frozen):
-    """Everything one region's service needs to know, but for secrets."""
+    """Everything one region's service needs to know, but for secrets.
+
+    ``{region}`` in ``store`` stands for the region's name.
+    """
 
     region: Region
     store: str = Field(default_factory=lambda: (Path.cwd() / "store").as_uri())
@@ -370,6 +388,15 @@ class Settings(Frozen):
     metrics: MetricsSettings = MetricsSettings()
     logs: LogSettings = LogSettings()
     dask_scheduler: str | None = None
+
+    @field_validator("store")
+    @classmethod
+    def _store_of_the_region(cls, store: str, given: ValidationInfo) -> str:
+        region: Region | None = given.data.get("region")
+        own = store.replace(PLACEHOLDER, region.name) if region else store
+        if region and ("{" in own or "}" in own):
+            raise ValueError(f"{store!r} has a brace that is not of {PLACEHOLDER}, the one placeholder: correct it")
+        return own
 
     def replace(self, **sections: Any) -> Self:
         """Return a copy with whole sections (or fields) replaced, validated again."""
@@ -422,7 +449,7 @@ def load_settings(name_or_path: str | None = None) -> Settings:
     Raises `SettingsError` for an absent file, invalid TOML, an unknown key or a bad value.
     """
     chosen = name_or_path or os.environ.get("DATLSTM_SETTINGS") or DEFAULT_SETTINGS
-    content = _read_toml(chosen)
+    content = brought_up(_read_toml(chosen), chosen)
     _refuse_unknown_variables()
     if "heartbeat_url" in content.get("notify", {}):
         raise SettingsError(

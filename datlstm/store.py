@@ -172,6 +172,24 @@ class Store:
         with explained(self.url_of(path)):
             obstore.delete(self._objects(), path)
 
+    def move(self, folder: str, to: str, last: str) -> None:
+        """Move a folder. Its object ``last`` is what readers look for.
+
+        On a filesystem that is one step. On object storage everything is copied first, ``last`` the last, and then
+        deleted, ``last`` the first: killed between, the next call completes it. Raises `StoreError`.
+        """
+        with explained(self.url_of(folder)):
+            if self.is_local:
+                Path(self._root, folder).rename(Path(self._root, to))
+                return
+            objects = self._objects()
+            paths = sorted(self.list(folder), key=lambda path: path == f"{folder}/{last}")
+            if paths and paths[-1] == f"{folder}/{last}":
+                for path in paths:
+                    obstore.copy(objects, path, f"{to}/{path.removeprefix(f'{folder}/')}")
+            for path in reversed(paths):
+                obstore.delete(objects, path)
+
     def list(self, prefix: str) -> list[str]:
         """Return the paths of all objects below a prefix, sorted."""
         return [entry.path for entry in self.entries(prefix)]

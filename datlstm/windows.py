@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from datlstm.archive import Archive
-from datlstm.errors import NotEnoughDataError
+from datlstm.errors import NotEnoughDataError, ProductError
+from datlstm.formats import check_format
 from datlstm.normalise import Normaliser
 from datlstm.settings import Settings
 from datlstm.staged import StagedZarr
 from datlstm.store import Store
 
 CUBE_CHUNK_DAYS = 360
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Per
             anomaly = normaliser.to_anomaly(Archive(settings).read(first, last, snapshot_id)["sst"])
             cube = anomaly.chunk(time=CUBE_CHUNK_DAYS, latitude=-1, longitude=-1).to_dataset(name="anomaly")
             nan = np.float32(np.nan)
-            cube.drop_encoding().drop_attrs(deep=False).to_zarr(
+            cube.drop_encoding().drop_attrs(deep=False).assign_attrs(format_version=FORMAT_VERSION).to_zarr(
                 staged, zarr_format=3, consolidated=False, encoding={"anomaly": {"_FillValue": nan, "fill_value": nan}}
             )
             staged.commit()
@@ -78,8 +80,15 @@ def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Per
 
 
 def open_training_cube(settings: Settings, path: str) -> xr.DataArray:
-    """Return the normalised anomaly ``(time, latitude, longitude)`` of a training cube, lazily."""
-    return xr.open_zarr(Store(settings.store).zarr(path, read_only=True))["anomaly"]
+    """Return the normalised anomaly ``(time, latitude, longitude)`` of a training cube, lazily.
+
+    Raises `ProductError` for one that another release wrote in another format.
+    """
+    store = Store(settings.store)
+    cube = xr.open_zarr(store.zarr(path, read_only=True))
+    found = cube.attrs.get("format_version", 1)
+    check_format(found, FORMAT_VERSION, store.url_of(path), ProductError, older="delete it, and train again")
+    return cube["anomaly"]
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):

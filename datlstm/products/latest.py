@@ -1,5 +1,6 @@
 """``latest.json``: the pointer that names the newest forecast, and what belongs to the night that made it."""
 
+import json
 from typing import Literal
 
 import xarray as xr
@@ -7,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from datlstm.errors import ProductError
+from datlstm.formats import check_format
 from datlstm.ladder import ForecastSource
 from datlstm.plots import quicklook_path
 from datlstm.products.forecast import FORECAST_PATH, init_day_of
@@ -16,6 +18,7 @@ from datlstm.products.stac import COLLECTION, SKILL_SUMMARY, item_path
 from datlstm.settings import Settings
 from datlstm.store import Store
 
+FORMAT_VERSION: Literal[1] = 1
 LATEST = "latest.json"
 PAGE = "site/index.html"
 
@@ -70,7 +73,7 @@ def latest(settings: Settings, init: xr.Dataset, inits: int, scorings: int) -> L
     """
     day, url_of = init_day_of(init), Store(settings.store).url_of
     return {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "region": settings.region.name,
         "synthetic": settings.source.is_synthetic,
         "init_time": str(day),
@@ -89,16 +92,21 @@ def latest(settings: Settings, init: xr.Dataset, inits: int, scorings: int) -> L
 def read_latest(store: Store) -> Latest | None:
     """Return what ``latest.json`` says, or None before the first night.
 
-    Raises `ProductError` when it is damaged or of another format, `StoreError` when the store can't be read.
+    Raises `ProductError` when it is damaged or of a newer format, `StoreError` when the store can't be read.
     """
     content = store.read(LATEST)
     if content is None:
         return None
     try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and "format_version" in found:
+        check_format(found["format_version"], FORMAT_VERSION, store.url_of(LATEST), ProductError)
+    try:
         return TypeAdapter(Latest).validate_json(content, strict=True)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
         raise ProductError(
-            f"{store.url_of(LATEST)} is damaged or of another format ({problems}): publish a night again, which "
-            "writes it anew, or use the version of this software that wrote it"
+            f"{store.url_of(LATEST)} is damaged ({problems}): publish a night again, which writes it anew"
         ) from error

@@ -13,8 +13,7 @@ import xarray as xr
 
 from datlstm import daily
 from datlstm.areas import area_names
-from datlstm.cube import Cube, CubeWriter
-from datlstm.errors import ProductError
+from datlstm.cube import FORMAT, Cube, CubeWriter
 from datlstm.products.basis import bases
 from datlstm.products.forecast import ICE_THRESHOLD
 from datlstm.products.structure import NO_DAY, origin_of, shared_attributes
@@ -23,6 +22,8 @@ from datlstm.store import Store
 from datlstm.verification import METRICS
 
 SKILL_PATH = "skill.zarr"
+FORMAT_VERSION = 2
+"""Format 1 has a row for each init."""
 SCORING = "scoring"
 FORECAST = "forecast"
 FORECASTERS = (FORECAST, "persistence", "climatology", "damped_persistence")
@@ -42,18 +43,8 @@ def skill_cube(settings: Settings) -> Cube:
 
 
 def skill_log(settings: Settings) -> xr.Dataset | None:
-    """Return all rows ever written, `DIMS`, lazily, or None before the first.
-
-    Raises `ProductError` when an earlier release built the cube in another form.
-    """
-    cube = skill_cube(settings)
-    log = cube.open()
-    if log is not None and "valid_time" not in log.variables:
-        raise ProductError(
-            f"{cube.url} was built by an earlier release, with a row for each init: move it away, and "
-            "`datlstm verify` scores everything again"
-        )
-    return log
+    """Return all rows ever written, `DIMS`, lazily, or None before the first. Raises as `Cube.open`."""
+    return skill_cube(settings).open()
 
 
 def standing_skill(settings: Settings) -> xr.Dataset | None:
@@ -212,6 +203,7 @@ def _attributes(settings: Settings) -> dict[str, Any]:
     region, origin = settings.region, origin_of(settings)
     return {
         **shared_attributes(settings),
+        FORMAT: FORMAT_VERSION,
         "title": f"{region.title}: skill of the sea surface temperature forecasts",
         "summary": (
             f"Errors and stability of the published forecasts and of three baselines against {origin} daily analyses, "

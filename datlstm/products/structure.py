@@ -1,4 +1,4 @@
-"""What the forecast cube looks like: variables, chunks, CF and ACDD metadata. A change here is a new store."""
+"""What the forecast cube looks like: variables, chunks, CF and ACDD metadata. A change here is a new format."""
 
 from typing import Any
 
@@ -7,11 +7,14 @@ import xarray as xr
 
 from datlstm import daily
 from datlstm.archive import LAND, SEA, Archive
+from datlstm.cube import FORMAT
 from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource
 from datlstm.products.derived import DerivedVariable, variables
 from datlstm.settings import Settings
 
+FORMAT_VERSION = 2
+"""Format 1 has nothing derived, and neither settings nor code of a forecast."""
 INIT_TIME = "init_time"
 OSTIA_REFERENCES = "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168"
 ICE = 4
@@ -125,6 +128,7 @@ def _attributes(settings: Settings, grid: Grid) -> dict[str, Any]:
     region, origin = settings.region, origin_of(settings)
     return {
         **shared_attributes(settings),
+        FORMAT: FORMAT_VERSION,
         "title": f"{region.title}: {settings.model.lead_days}-day sea surface temperature forecasts",
         "summary": (
             f"Daily forecasts of foundation sea surface temperature for 1 to {settings.model.lead_days} days ahead, "

@@ -280,7 +280,7 @@ class TestRefusals:
         )
 
     def test_days_on_another_grid(self, settings: Settings, elsewhere: Settings) -> None:
-        with pytest.raises(ArchiveError, match="is not region 'laizhou''s"):
+        with pytest.raises(ArchiveError, match="days on grid .* are not on the archive's"):
             Archive(settings).upsert(days_of(elsewhere, {JAN_1: 280}), mask_of(settings), attribution="A")
 
     def test_the_settings_of_another_grid_can_neither_read_nor_write(self, elsewhere: Settings, put: Put) -> None:
@@ -326,7 +326,9 @@ class TestRefusals:
         zarr.open_group(session.store, mode="r+").attrs["format_version"] = FORMAT_VERSION + 1
         session.commit("written by a newer release")
         for attempt in (Archive(settings).open, lambda: put({JAN_2: 281})):
-            with pytest.raises(ArchiveError, match="has format 3, this code reads and writes 2: use the release"):
+            with pytest.raises(
+                ArchiveError, match="has format 3, and datlstm .* knows none above 2: a newer release wrote it"
+            ):
                 attempt()
 
     def test_the_second_of_two_writers_at_the_same_time(
