@@ -9,7 +9,7 @@ import pandas as pd
 from datlstm.archive import Archive, consecutive
 from datlstm.areas import area_masks
 from datlstm.bundle import Bundle
-from datlstm.errors import ArchiveError, DatlstmError
+from datlstm.errors import ArchiveError, DatlstmError, StoreError
 from datlstm.ladder import ForecastSource
 from datlstm.products.forecast import days_in, forecast_cube, init_in
 from datlstm.quality import UNUSABLE, describe
@@ -17,10 +17,12 @@ from datlstm.registry import champion_id
 from datlstm.settings import Frozen, Settings
 from datlstm.skill_trend import SkillTrend, judged, skill_trend
 from datlstm.store import Store
+from datlstm.validation.record import newest_records
 
 TRAILING_DAYS = 30
 LAST_DAYS = "last days"
-MAY_PASS = ("archive", "forecast", "skill")
+VALIDATION = "validation"
+MAY_PASS = ("archive", "forecast", "skill", VALIDATION)
 """Checks whose warnings may pass by themselves."""
 # A month in which a good model is behind by chance is one by less, or has fewer days.
 GRAVE_LOSS = 0.05
@@ -88,6 +90,7 @@ def examine_operation(settings: Settings, as_of: date) -> Operation:
         except DatlstmError as error:
             facts[name], found = None, [Check(name=name, state="fail", message=str(error))]
         checks += found
+    checks += _validation(settings, as_of)
     champion, forecast = facts["champion"], facts["forecast"]
     if champion and forecast and forecast.source != _told(ForecastSource.MODEL):
         checks.append(_fallen_back(champion, forecast))
@@ -200,6 +203,21 @@ def _aged(name: str, settings: Settings, age_days: int, message: str, remedy: st
         return Check(name=name, state="ok", message=message)
     too_old = age_days > settings.forecast.maximum_model_age_days
     return Check(name=name, state="fail" if too_old else "warn", message=f"{message}: {remedy}")
+
+
+def _validation(settings: Settings, as_of: date) -> list[Check]:
+    """Return what the newest validation left for a person, nothing where none is at work."""
+    try:
+        records = newest_records(Store(settings.store), as_of, 1)
+    except StoreError as error:
+        return [Check(name=VALIDATION, state="warn", message=str(error))]
+    if not records:
+        return []
+    grave = [finding for finding in records[0].findings if finding.state in ("breach", "failed")]
+    mild = [finding for finding in records[0].findings if finding.state == "warn"]
+    told = "; ".join(f"{finding.name}: {finding.message}" for finding in grave or mild) or "nothing was found"
+    state: CheckState = "fail" if grave else "warn" if mild else "ok"
+    return [Check(name=VALIDATION, state=state, message=f"on {records[0].as_of}: {told}")]
 
 
 def _fallen_back(champion: str, forecast: ForecastFacts) -> Check:

@@ -46,7 +46,8 @@ def request_retraining(settings_name: str | None, as_of: date) -> bool:
     emit_event(
         SKILL_DRIFTED,
         {"prefect.resource.id": f"datlstm.region.{settings.region.name}"},
-        payload={"settings": settings_name, "reason": reason},
+        # An automation makes text of it: none is the empty one.
+        payload={"settings": settings_name or "", "reason": reason},
         id=episode_id(settings.region.name, record),
     )
     note_request(store, record)
