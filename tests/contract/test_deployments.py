@@ -43,12 +43,10 @@ def prefect_variables(settings: PrefectBaseSettings) -> set[str]:
     """Every variable that Prefect reads a setting from."""
     prefix = settings.model_config["env_prefix"]
     fields = type(settings).model_fields
-    aliases = {alias for field in fields.values() for alias in getattr(field.validation_alias, "choices", [])}
-    own = {f"{prefix}{name}".upper() for name in fields} | {
-        alias.upper() for alias in aliases if isinstance(alias, str)
-    }
+    aliases = (alias for field in fields.values() for alias in getattr(field.validation_alias, "choices", []))
+    own = {f"{prefix}{name}" for name in fields} | {alias for alias in aliases if isinstance(alias, str)}
     nested = (value for _, value in settings if isinstance(value, PrefectBaseSettings))
-    return own.union(*map(prefect_variables, nested))
+    return {name.upper() for name in own}.union(*map(prefect_variables, nested))
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
