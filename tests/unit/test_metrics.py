@@ -1,9 +1,11 @@
 """A status as gauges: Prometheus's own parsers read them, from the command and from node_exporter's textfile."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -35,10 +37,10 @@ def status() -> Status:
     return Status(region="laizhou", moment=nights[0].finished_at, operation=facts, nights=nights, needs=("a", "b"))
 
 
-def gauges(families: object) -> Gauges:
+def gauges(families: Iterable[Metric]) -> Gauges:
     """All samples by name and labels, but for the region, which each must have."""
     found = {}
-    for family in families:  # type: ignore[attr-defined]
+    for family in families:
         assert family.type == "gauge"
         for sample in family.samples:
             labels = dict(sample.labels)

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import pytest
 
 from datlstm.errors import ProductError
-from datlstm.nights import Step, failed_in_a_row, needs_of, read_night, recent_nights, save_night, troubled_since
+from datlstm.nights import Night, Step, failed_in_a_row, needs_of, read_night, recent_nights, save_night, troubled_since
 from datlstm.settings import Settings
 from datlstm.store import Store
 from tests.night_records import NIGHT, failed, night_of
@@ -43,9 +43,9 @@ def test_a_good_record_stands_while_the_night_comes_to_the_same_outcome(store: S
     ],
     ids=["a step failed", "a step warns", "a person is needed", "no forecast"],
 )
-def test_another_outcome_replaces_a_good_record_and_counts_from_one(store: Store, other: object) -> None:
+def test_another_outcome_replaces_a_good_record_and_counts_from_one(store: Store, other: Night) -> None:
     save_night(store, night_of())
-    save_night(store, other)  # type: ignore[arg-type]
+    save_night(store, other)
     assert read_night(store, NIGHT) == other
 
 
@@ -82,12 +82,12 @@ def test_a_night_is_as_bad_as_its_worst_step_and_without_forecast_when_that_or_p
     assert went_out == {"ingest": True, "forecast": False, "scores": True, "publish": False}
 
 
-def row(*bad: bool) -> list[object]:
+def row(*bad: bool) -> list[Night]:
     return [night_of(NIGHT - timedelta(days=i), **({"ingest": failed()} if b else {})) for i, b in enumerate(bad)]
 
 
 def test_failures_in_a_row_end_at_the_first_good_night() -> None:
-    assert [failed_in_a_row(row(*bad)) for bad in ((), (False, True), (True, True, False, True))] == [0, 0, 2]  # type: ignore[arg-type]
+    assert [failed_in_a_row(row(*bad)) for bad in ((), (False, True), (True, True, False, True))] == [0, 0, 2]
 
 
 def test_what_may_pass_needs_a_person_from_the_second_night_on() -> None:
