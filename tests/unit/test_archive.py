@@ -326,7 +326,9 @@ class TestRefusals:
         zarr.open_group(session.store, mode="r+").attrs["format_version"] = FORMAT_VERSION + 1
         session.commit("written by a newer release")
         for attempt in (Archive(settings).open, lambda: put({JAN_2: 281})):
-            with pytest.raises(ArchiveError, match="has format 3, and datlstm .* knows none above 2: a newer release wrote it"):
+            with pytest.raises(
+                ArchiveError, match="has format 3, and datlstm .* knows none above 2: a newer release wrote it"
+            ):
                 attempt()
 
     def test_the_second_of_two_writers_at_the_same_time(

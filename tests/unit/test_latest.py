@@ -98,7 +98,10 @@ def test_a_damaged_pointer_is_named_with_what_to_do(settings: Settings, content:
 
 @pytest.mark.parametrize(
     ("change", "problem"),
-    [({"format_version": 2}, "latest.json has format 2, .* a newer release wrote it"), ({"forecast": {"url": "x", "inits": "six"}}, "forecast.inits")],
+    [
+        ({"format_version": 2}, "latest.json has format 2, .* a newer release wrote it"),
+        ({"forecast": {"url": "x", "inits": "six"}}, "forecast.inits"),
+    ],
 )
 def test_a_pointer_of_another_form_is_refused(
     published: Settings, init: xr.Dataset, change: dict[str, object], problem: str
