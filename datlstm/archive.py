@@ -286,7 +286,7 @@ class Archive:
         )
         self._check_own(stored)
         if "analysis_error" not in stored:
-            unknown = xr.full_like(stored["sst"], np.nan).drop_attrs()
+            unknown = xr.full_like(stored["sst"], np.nan).drop_attrs(deep=False)
             stored = stored.assign(analysis_error=unknown.assign_attrs(ANALYSIS_ERROR_ATTRIBUTES))
         return stored
 

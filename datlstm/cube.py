@@ -162,7 +162,7 @@ class Cube:
 
     def _check_own(self, state: xr.Dataset | zarr.Group) -> None:
         own, found = (attributes.get("id") for attributes in (self._template.attrs, state.attrs))
-        if own is not None and found != own:
+        if own is not None and found not in (None, own):
             raise ProductError(f"{self.url} is {found}, not {own}: {OWN_STORE}")
 
     def _check_structure(self, group: zarr.Group) -> None:

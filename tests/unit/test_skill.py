@@ -431,7 +431,7 @@ class TestStaging:
     def test_a_cube_of_an_earlier_release_is_refused_with_the_remedy(self, published: Settings) -> None:
         old = xr.Dataset({"rmse": ("scoring", [0.1])}, {"init_time": ("scoring", [0])})
         old.to_zarr(Store(published.store).zarr("skill.zarr"), zarr_format=3)
-        with pytest.raises(ProductError, match="earlier release.*`datlstm verify` scores everything again"):
+        with pytest.raises(ProductError, match="has format 1 of an earlier release.*run `datlstm migrate`"):
             verify(published, ALL_TRUE)
 
 
