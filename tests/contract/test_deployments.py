@@ -43,8 +43,9 @@ def prefect_variables(settings: PrefectBaseSettings) -> set[str]:
     """Every variable that Prefect reads a setting from."""
     prefix = settings.model_config["env_prefix"]
     fields = type(settings).model_fields
-    aliases = (alias for field in fields.values() for alias in getattr(field.validation_alias, "choices", []))
-    own = {f"{prefix}{name}" for name in fields} | {alias for alias in aliases if isinstance(alias, str)}
+    choices = [choice for field in fields.values() for choice in getattr(field.validation_alias, "choices", [])]
+    aliases = {choice.upper() for choice in choices if isinstance(choice, str)}
+    own = {f"{prefix}{name}".upper() for name in fields} | aliases
     nested = (value for _, value in settings if isinstance(value, PrefectBaseSettings))
     return {name.upper() for name in own}.union(*map(prefect_variables, nested))
 

@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 from deployments import apply
 from deployments.apply import TAG, app, deployment_names, read_automations
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+# Deploying imports every flow in a process of its own, and is done twice.
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
 
 T = TypeVar("T")
 BLOCK = "custom-webhook/operator"
