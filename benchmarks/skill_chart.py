@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.skill_chart`` charts years of first-order autoregressions; with ``--settings`` and ``--bundle``
 also hindcasts from the archive of ``DATLSTM_STORE``: the bundle's, and persistence in the place of a network
-whose errors are more unlike damped persistence's. Monitored is a year after the reference; the loss begins on its 60th day.
+whose errors are more unlike damped persistence's. Monitored is a year after the reference; the loss begins on its 60th
+day.
 """
 
 import argparse
