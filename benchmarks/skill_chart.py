@@ -1,8 +1,9 @@
 """How often the skill chart alarms without cause, and how late it tells a loss: simulated, and on real hindcasts.
 
 ``python -m benchmarks.skill_chart`` charts years of first-order autoregressions; with ``--settings`` and ``--bundle``
-also hindcasts from the archive of ``DATLSTM_STORE``: the bundle's, and persistence in the place of a network whose errors
-are more unlike damped persistence's. Monitored is a year after the reference; the loss begins on its 60th day.
+also hindcasts from the archive of ``DATLSTM_STORE``: the bundle's, and persistence in the place of a network
+whose errors are more unlike damped persistence's. Monitored is a year after the reference; the loss begins on its 60th
+day.
 """
 
 import argparse
