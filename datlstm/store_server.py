@@ -49,8 +49,8 @@ class StoreServer:
     """An S3 server with its data in ``folder``, serving inside a ``with``.
 
     ``writer`` may read and write every bucket but make none, ``reader`` only read; ``public`` are the buckets and
-    ``bucket/prefix`` that may be read without keys. Keys are new with every server; apart from memory they are only in a
-    file of mode 600 in ``folder``, which goes at the end. What the buckets hold stays in ``folder``.
+    ``bucket/prefix`` that may be read without keys. Keys are new with every server; apart from memory they are only in
+    a file of mode 600 in ``folder``, which goes at the end. What the buckets hold stays in ``folder``.
     ``capacity_megabytes`` makes a server that is full when it holds about that much. Capacity and keys may be changed
     between two starts of one server. Entering raises `SettingsError` when SeaweedFS is not installed, or ``port`` is
     taken, or another server serves the folder; `StoreError` when the server does not come up.
@@ -63,7 +63,7 @@ class StoreServer:
         self._port = port
         self._public = public
         self.capacity_megabytes = capacity_megabytes
-        self._lock = FileLock(self._folder / ".lock")
+        self._lock = FileLock(self._folder / ".lock", thread_local=False)
         self._inner_ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self.writer, self.reader, self._admin = Keys(), Keys(), Keys()
