@@ -63,7 +63,7 @@ class StoreServer:
         self._port = port
         self._public = public
         self.capacity_megabytes = capacity_megabytes
-        self._lock = FileLock(self._folder / ".lock")
+        self._lock = FileLock(self._folder / ".lock", thread_local=False)
         self._inner_ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self.writer, self.reader, self._admin = Keys(), Keys(), Keys()

@@ -170,8 +170,9 @@ class Supervisor:
     def _watch(self, service: Service) -> None:
         wait, launched = FIRST_WAIT_SECONDS, time.monotonic()
         while not self._ended.wait(CHECK_SECONDS):
-            if service.is_alive():
-                continue
+            with self._lock:  # not while it is stopped and started again on purpose
+                if service.is_alive():
+                    continue
             if time.monotonic() - launched > CALM_SECONDS:
                 wait = FIRST_WAIT_SECONDS
             logger.warning("%s died; it is started again in %.0f s", service.name, wait)

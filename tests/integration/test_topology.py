@@ -1,6 +1,7 @@
 """What keeps the processes of the service: what dies is started again, and nothing of them stays behind."""
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import pytest
 
 from datlstm.errors import DeploymentError
 from datlstm.ports import free_ports
+from datlstm.store import Store
+from datlstm.store_server import StoreServer
 from deployments.local.postgres import Postgres
 from deployments.local.processes import Program, Supervisor
+from deployments.local.topology import ObjectStorage
 
 SLEEPER = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
 
@@ -126,3 +130,23 @@ def test_a_database_killed_in_the_middle_goes_on_with_what_it_held_and_asks_for_
         with pytest.raises(asyncpg.InvalidPasswordError):
             execute(postgres, "SELECT 1")
     assert not postgres.answers()
+
+
+def test_object_storage_that_is_killed_comes_back_with_its_port_keys_and_data_and_a_restart_is_no_death(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="deployments.local")
+    storage = ObjectStorage(StoreServer(tmp_path))
+    with Supervisor() as supervisor:
+        storage.launch()
+        supervisor.watch(storage)
+        storage.server.make_bucket("bucket")
+        for name, value in storage.server.environment.items():
+            monkeypatch.setenv(name, value)
+        Store("s3://bucket").write("night", b"1")
+        supervisor.restart(storage.name)
+        assert Store("s3://bucket").read("night") == b"1"
+        assert "died" not in caplog.text
+        psutil.Process(storage.server.process_id).children()[0].kill()
+        assert eventually(lambda: "object storage runs again" in caplog.text, 30)
+        assert Store("s3://bucket").read("night") == b"1"
