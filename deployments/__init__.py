@@ -1,0 +1,1 @@
+"""How the service runs for real, and what watches over it."""
