@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deployments.apply import POOLS
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deployments" / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile*"))
@@ -28,9 +30,10 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 
 
 def commands() -> list[list[str]]:
-    """Every command that an image or a service of ours runs."""
+    """Every command that an image or a service of ours runs, those of workers once."""
     ours = [s["command"] for s in SERVICES.values() if s["image"].startswith("datlstm:") and "command" in s]
-    return ours + [json.loads(rest) for path in DOCKERFILES for word, rest in instructions(path) if word == "CMD"]
+    ours += [json.loads(rest) for path in DOCKERFILES for word, rest in instructions(path) if word == "CMD"]
+    return [list(words) for words in sorted({tuple(word for word in command if word not in POOLS) for command in ours})]
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -11,7 +11,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
-from prefect.events.schemas.automations import Automation
+from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending, Running
 from typer.testing import CliRunner, Result
@@ -129,7 +129,7 @@ def test_an_automation_that_is_switched_off_by_hand_stays_off_and_a_strangers_is
     block: UUID, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours = next(iter(automations().values()))
-    stranger = ours.model_copy(update={"name": "somebody else's", "tags": []})
+    stranger = AutomationCore(**ours.model_dump(include={"trigger", "actions"}), name="somebody else's")
     identity = ask(lambda client: client.create_automation(stranger))
     ask(lambda client: client.pause_automation(ours.id))
     ask(lambda client: apply.make_automations(client, str(block)))
