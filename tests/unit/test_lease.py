@@ -1,5 +1,6 @@
 """A lease on object storage: one holder at a time, kept while it lives, taken over once it is dead."""
 
+import pickle
 import re
 import threading
 import time
@@ -257,3 +258,18 @@ def test_the_doctor_finds_a_server_that_ignores_conditional_writes(careless_url:
     checks = {check.name: check for check in examine(settings.replace(store=careless_url), datetime.now(UTC).date())}
     assert checks["store"].state == "fail"
     assert "ignores conditional writes" in checks["store"].message
+
+
+def test_a_copy_of_the_right_to_write_follows_the_renewals_of_the_original(store: Store, clock: Clock) -> None:
+    with lease.hold(store, "cube", 0) as confirm:
+        copy = pickle.loads(pickle.dumps(confirm))  # noqa: S301, as it reaches a worker of a cluster
+        clock.ahead = timedelta(seconds=LEASE_SECONDS - MARGIN_SECONDS + 5)
+        original = confirm.__self__  # type: ignore[attr-defined]
+        original._renew()
+        copy()
+        clock.ahead += timedelta(seconds=LEASE_SECONDS)
+        with pytest.raises(ConflictError, match="lost its lease"):
+            copy()
+    leave_behind(store, datetime.now(UTC) + timedelta(days=1))
+    with pytest.raises(ConflictError, match="lost its lease"):
+        copy()
