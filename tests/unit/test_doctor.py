@@ -34,6 +34,7 @@ def test_an_empty_store_is_told_what_to_run_first(settings: Settings) -> None:
         "region": "ok",
         "source": "ok",
         "store": "ok",
+        "formats": "ok",
         "archive": "fail",
         "last days": "fail",
         "champion": "warn",
