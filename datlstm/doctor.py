@@ -21,9 +21,9 @@ def examine(settings: Settings, today: date) -> Iterator[Check]:
     """Yield every check of a region's service as of ``today``; an error of this project becomes a failed check."""
     checks: dict[str, Callable[[Settings, date], Finding]] = {
         "region": _region,
-        "formats": _formats,
         "source": _source,
         "store": _store,
+        "formats": _formats,
     }
     for name, check in checks.items():
         try:

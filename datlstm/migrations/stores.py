@@ -115,7 +115,8 @@ def _of_skill(settings: Settings) -> Any:
 
 def _numbered(store: Store, paths: list[str]) -> Any:
     """Return the highest format that documents name, as the one that has to be known to read them all."""
-    formats = [document.get("format_version", 1) for document in map(store.read_json, paths) if document is not None]
+    documents = [document for document in map(store.read_json, paths) if isinstance(document, dict)]
+    formats = [document.get("format_version", 1) for document in documents]
     return max(formats, default=None)
 
 

@@ -32,9 +32,9 @@ def test_an_empty_store_is_told_what_to_run_first(settings: Settings) -> None:
     found = report(settings)
     assert {name: check.state for name, check in found.items()} == {
         "region": "ok",
-        "formats": "ok",
         "source": "ok",
         "store": "ok",
+        "formats": "ok",
         "archive": "fail",
         "champion": "warn",
         "forecast": "warn",

@@ -220,6 +220,55 @@ class TestEnvironment:
         assert replaced.model.options == {"datlstm": {"embed": 8}}
 
 
+class TestStoreOfARegion:
+    def test_one_variable_gives_every_region_a_place_of_its_own(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATLSTM_STORE", "s3://bucket/sst/{region}")
+        stores = [load_settings(name).store for name in (str(file), "bohai", "bohai-64")]
+        assert stores == [f"s3://bucket/sst/{name}" for name in ("box", "bohai", "bohai-64")]
+
+    @pytest.mark.parametrize("store", ["s3://bucket/{regoin}", "s3://bucket/{region", "s3://bucket/{}"])
+    def test_another_placeholder_is_refused(self, file: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATLSTM_STORE", store)
+        with pytest.raises(SettingsError, match="store: .*has a brace that is not of {region}"):
+            load_settings(str(file))
+
+
+class TestEarlierRelease:
+    """Files that an earlier release was given."""
+
+    OLD = "[source.copernicus]\ndataset_id = 'OLD'\ndataset_version = '1'\n"
+
+    def test_renamed_keys_are_read_with_a_warning_that_names_the_new_one(
+        self, file: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = append(file, self.OLD + "[model.options.datlstm]\ncentred_reference_points = true\n")
+        loaded = load_settings(path)
+        assert loaded.source.copernicus.near_real_time.dataset_id == "OLD"
+        assert loaded.source.copernicus.near_real_time.dataset_version == "1"
+        assert loaded.model.options["datlstm"] == {"uncentred_keys": False}
+        assert "source.copernicus.dataset_id is called source.copernicus.near_real_time.dataset_id now" in caplog.text
+        assert "datlstm.centred_reference_points is called model.options.datlstm.uncentred_keys now" in caplog.text
+
+    def test_a_key_that_is_there_under_both_names_is_refused(self, file: Path) -> None:
+        path = append(file, self.OLD + "[source.copernicus.near_real_time]\ndataset_id = 'NEW'\n")
+        with pytest.raises(SettingsError, match="near_real_time.dataset_id now and is there too: drop one"):
+            load_settings(path)
+
+    @pytest.mark.parametrize(("found", "problem"), [("3", "a newer release wrote it"), ("'two'", "which is none")])
+    def test_a_format_that_is_not_known_is_refused(self, file: Path, found: str, problem: str) -> None:
+        file.write_text(f"format_version = {found}\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+        with pytest.raises(SettingsError, match=f"settings .*box.toml' .*format .*{problem}"):
+            load_settings(str(file))
+
+    def test_a_file_that_says_it_is_of_this_release_may_not_have_old_keys(self, file: Path) -> None:
+        file.write_text("format_version = 2\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+        assert load_settings(str(file)).region.name == "box"
+        with pytest.raises(SettingsError, match="source.copernicus.dataset_id: Extra inputs"):
+            load_settings(append(file, self.OLD))
+
+
 class TestImmutability:
     def test_no_value_can_be_assigned_at_any_depth(self, settings: Settings) -> None:
         with pytest.raises(ValidationError, match="frozen"):
