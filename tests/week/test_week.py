@@ -181,7 +181,12 @@ def healthy(week: Week, night: date) -> None:
         storage_options={"anon": True, "endpoint_url": week.topology.storage.server.endpoint},
     )
     assert forecast.init_time.values[-1].astype("datetime64[D]").item() == night - ONE_DAY
-    week.tell(night, "nothing", f"run {run.state_name}", last_line(week.operator.artifact(run.id, "night")))
+    week.tell(
+        night,
+        "nothing",
+        f"run {run.state_name}",
+        first_line(week.operator.artifact(run.id, f"night-{week.settings.region.name}")),
+    )
 
 
 def source_is_late(week: Week, night: date) -> None:
@@ -298,9 +303,11 @@ def credentials_are_rotated(week: Week, night: date) -> None:
     week.show(night)
     refused = week.run(night)
     assert refused.state_name == "Failed"
-    told = str(week.operator.artifact(refused.id, "source"))
+    told = str(week.operator.artifact(refused.id, f"source-{week.settings.region.name}"))
     assert "correct COPERNICUSMARINE_SERVICE_USERNAME and" in told
-    week.tell(night, "another password of the source's account", f"run Failed; artifact source: {last_line(told)}")
+    week.tell(
+        night, "another password of the source's account", f"run Failed; artifact source-laizhou: {last_line(told)}"
+    )
 
     server = week.topology.storage.server
     server.writer = Keys()
@@ -322,3 +329,8 @@ def credentials_are_rotated(week: Week, night: date) -> None:
 def last_line(text: str | None) -> str:
     """Return the last line of a text that says something."""
     return [line for line in str(text).splitlines() if line.strip()][-1].strip("| ").replace("|", ":")
+
+
+def first_line(text: str | None) -> str:
+    """Return the first line of an artifact, its title."""
+    return str(text).splitlines()[0].strip("# ")
