@@ -64,7 +64,7 @@ class ForecastModule(lightning.LightningModule):
         leads = batch[0].shape[1] - self.input_days
         estimates, truth, observed = (part[:, -leads:] for part in self._estimates_and_truth(batch))
         loss = masked_loss(estimates, truth, observed, self.cell_weights)
-        self.log(MONITORED, loss, prog_bar=True, batch_size=len(batch[0]))
+        self.log(MONITORED, loss, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW under a one-cycle schedule over the whole training."""

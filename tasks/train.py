@@ -13,7 +13,7 @@ from datlstm.checkpoints import Checkpoints
 from datlstm.errors import CheckpointError
 from datlstm.settings import ArchitectureName, load_settings
 from datlstm.training_run import Began, Epoch, Request, run_training
-from tasks.step import step
+from tasks.step import artifact_key, step
 
 
 @step()
@@ -56,21 +56,23 @@ def judge_challenger(settings_name: str | None, bundle_id: str, promote: bool = 
 
     Returns the outcome in one line.
     """
-    outcome = judge(load_settings(settings_name), bundle_id, may_promote=promote)
-    create_markdown_artifact(outcome.report(), key="training")
+    settings = load_settings(settings_name)
+    outcome = judge(settings, bundle_id, may_promote=promote)
+    create_markdown_artifact(outcome.report(), key=artifact_key("training", settings), description=str(outcome))
     get_run_logger().info("%s", outcome)
     return str(outcome)
 
 
 def _followed(request: Request) -> str:
-    return run_training(request, _Progress(get_run_logger()))
+    key = f"{artifact_key('training', request.settings)}-progress"
+    return run_training(request, _Progress(get_run_logger(), key))
 
 
 class _Progress:
     """Tells of each epoch, in the log and as an artifact, with the time left."""
 
-    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
-        self._logger = logger
+    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger], key: str) -> None:
+        self._logger, self._key = logger, key
         self._artifact: UUID | None = None
         self._began: Began | None = None
         self._started = monotonic()
@@ -93,7 +95,7 @@ class _Progress:
         percent = 100 * done / self._began.epochs
         try:
             if self._artifact is None:
-                made = create_progress_artifact(percent, key="training-progress", description=description)
+                made = create_progress_artifact(percent, key=self._key, description=description)
                 self._artifact = cast(UUID, made)
             else:
                 update_progress_artifact(self._artifact, percent, description=description)

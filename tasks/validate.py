@@ -13,7 +13,7 @@ from datlstm.validation.checks import lines_for_a_person, validate
 from datlstm.validation.drift import episode_id, note_request, reason_to_retrain
 from datlstm.validation.record import read_record
 from datlstm.validation.report import report
-from tasks.step import step
+from tasks.step import artifact_key, step
 
 SKILL_DRIFTED = "datlstm.skill.drifted"
 LEVELS = {"ok": logging.INFO, "warn": logging.WARNING, "breach": logging.ERROR, "failed": logging.ERROR}
@@ -58,6 +58,7 @@ def request_retraining(settings_name: str | None, as_of: date) -> bool:
 @step()
 def report_validation(settings_name: str | None, as_of: date) -> None:
     """Leave a markdown artifact of the findings and of the champion's chart."""
-    record = read_record(Store(load_settings(settings_name).store), as_of)
+    settings = load_settings(settings_name)
+    record = read_record(Store(settings.store), as_of)
     if record:
-        create_markdown_artifact(report(record), key="validation")
+        create_markdown_artifact(report(record), key=artifact_key("validation", settings))

@@ -21,7 +21,7 @@ from datlstm.settings import load_settings
 from tests.conftest import LAST_DAY
 
 NIGHT = LAST_DAY + timedelta(days=4)
-KILLS = 2
+KILLS = 5
 WHEN_WRITTEN = ("created_at", "ingested_at", "truth_ingested_at", "scored_at", "archive_snapshot")
 """What tells one run from another by design: clock times, and the random ids of snapshots."""
 
@@ -97,6 +97,7 @@ def state_of(store: Path, settings_file: Path) -> Iterator[tuple[str, object]]:
     yield "latest.json", (store / "latest.json").read_text().replace(str(store), "STORE")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_night_killed_at_random_moments_and_run_again_leaves_what_one_clean_night_leaves(
     service_store: Path, settings_file: Path, tmp_path: Path, prefect_server: str

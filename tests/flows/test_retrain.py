@@ -40,10 +40,10 @@ def test_a_model_may_be_trained_and_judged_without_becoming_champion(service: Se
     outcome = retrain(architecture="convlstm", epochs=1, promote=False)
     assert outcome.startswith("laizhou-convlstm-") and "mean validation RMSE" in outcome
     assert champion_id(Store(service.store)) is None
-    told = artifact("training")
+    told = artifact("training-laizhou")
     for part in (outcome.split(" ")[0], "| epochs | 1 of at most 1 |", "| damped persistence |", "datlstm promote"):
         assert part in told
-    assert "epoch 1 of 1: validation loss" in artifact("training-progress")
+    assert "epoch 1 of 1: validation loss" in artifact("training-laizhou-progress")
     assert not Store(service.store).list(FOLDER)
 
 

@@ -57,7 +57,7 @@ def drift_events(expected: int) -> list[dict[str, Any]]:
 
 def artifact() -> str:
     with get_client(sync_client=True) as client:
-        found = [artifact for artifact in client.read_artifacts() if artifact.key == "validation"]
+        found = [artifact for artifact in client.read_artifacts() if artifact.key == "validation-laizhou"]
     return str(max(found, key=lambda artifact: artifact.created or datetime.min).data)
 
 

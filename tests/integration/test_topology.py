@@ -109,6 +109,7 @@ def execute(postgres: Postgres, statement: str) -> object:
     return asyncio.run(act())
 
 
+@pytest.mark.long
 def test_a_database_killed_in_the_middle_goes_on_with_what_it_held_and_asks_for_its_password(tmp_path: Path) -> None:
     postgres = Postgres(tmp_path / "postgres", *free_ports(1))
     postgres.prepare()
