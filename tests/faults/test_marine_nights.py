@@ -14,7 +14,7 @@ from datlstm.synthetic.marine_store.faults import Fault, FaultPlan
 from tests.faults.marine import CLIENT_WAITS, NEAR_REAL_TIME, archived, ingest_for, talking_to, world_of, wrong_days
 
 FIRST_NIGHT = date(2024, 6, 5)
-NIGHTS, MANY_NIGHTS = 6, 100
+NIGHTS, MANY_NIGHTS = 12, 100
 """Each takes about five seconds, one that hangs its limit."""
 SEED = 11
 DAYS_BEFORE = 20
@@ -27,8 +27,9 @@ def reprocessed_lag(night: int) -> int:
     return REPROCESSED_LAG_DAYS + night % REPROCESSED_EVERY
 
 
+@pytest.mark.long
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("nights", [NIGHTS, pytest.param(MANY_NIGHTS, marks=pytest.mark.long)])
+@pytest.mark.parametrize("nights", [NIGHTS, MANY_NIGHTS])
 def test_an_archive_of_disturbed_nights_equals_an_undisturbed_one_as_soon_as_the_source_is_healthy(
     nights: int, settings_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
