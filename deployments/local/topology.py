@@ -189,6 +189,8 @@ class Topology:
                     "PREFECT_API_DATABASE_CONNECTION_URL": self.postgres.url,
                     "PREFECT_SERVER_API_AUTH_STRING": self._authorisation(),
                     "PREFECT_SERVER_UI_API_URL": f"{self.ui_url}/api",
+                    # In memory, as by default, a restart of the server would end every run that holds a limit's place.
+                    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
                 }
             ),
             answers=lambda _: self._ask("GET", "/api/health") is True,
