@@ -3,11 +3,11 @@
 from pathlib import Path
 from shutil import copytree
 from threading import Event
-from typing import Any
 
 import pytest
-from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -32,7 +32,11 @@ def service(filled_store: Path, settings_file: Path, tmp_path: Path, monkeypatch
 
 
 def artifact(key: str) -> str:
-    found: Any = Artifact.get(key)
+    # Prefect's own `Artifact.get` leaves its connection open.
+    with get_client(sync_client=True) as client:
+        (found,) = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])), sort=ArtifactSort.UPDATED_DESC, limit=1
+        )
     return f"{found.description} {found.data}"
 
 
