@@ -32,7 +32,8 @@ def _contents(settings: Settings) -> Iterator[tuple[str, object]]:
         for variable in kept.variables:
             yield f"{name}/{variable}", hashlib.sha256(str(kept[variable].values.tolist()).encode()).hexdigest()
     yield "champion", champion_id(store)
-    own = [store.url, store.location_of("").rstrip("/"), *map(str, cubes["forecast"]["archive_snapshot"].values)]
+    snapshots = filter(None, map(str, cubes["forecast"]["archive_snapshot"].values))
+    own = [store.url, store.location_of("").rstrip("/"), *snapshots]
     for path in [path for place in PAGES for path in store.list(place)] + ["latest.json"]:
         content = store.read(path) or b""
         for name in own:
