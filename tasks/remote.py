@@ -28,7 +28,7 @@ def start_remotely(deployment: str, **parameters: Any) -> str:
         run = cast(FlowRun, run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False))
     except ObjectNotFound as error:
         raise SettingsError(
-            f"{server} knows no deployment {deployment}: run `prefect --no-prompt deploy --all` there"
+            f"{server} knows no deployment {deployment}: run `python -m deployments.apply` for it"
         ) from error
     except (httpx.HTTPError, RuntimeError) as error:
         raise SettingsError(

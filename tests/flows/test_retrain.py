@@ -18,6 +18,7 @@ from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
 from datlstm.training import prepare, resume
 from flows.retrain import retrain, start
+from tasks.remote import start_remotely
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -69,10 +70,11 @@ def test_bad_values_of_the_form_are_refused(bad: dict[str, object]) -> None:
 
 
 def test_a_remote_run_is_scheduled_with_its_parameters_and_where_to_look_is_told(prefect_server: str) -> None:
-    with pytest.raises(SettingsError, match="knows no deployment retrain/retrain.*deploy --all"):
-        start(settings="bohai")
-    retrain.to_deployment("retrain").apply()  # type: ignore[union-attr]
-    told = start(settings="bohai", resume=True, promote=True)
+    with pytest.raises(SettingsError, match="knows no deployment retrain/nowhere.*deployments.apply"):
+        start_remotely("retrain/nowhere", settings="bohai")
+    # A name that no file of the project deploys, for other tests share the server.
+    retrain.to_deployment("here").apply()  # type: ignore[union-attr]
+    told = start_remotely("retrain/here", settings="bohai", resume=True, promote=True)
     with get_client(sync_client=True) as client:
         run = next(run for run in client.read_flow_runs() if run.name == told.split(":")[0])
     assert run.parameters == {"settings": "bohai", "resume": True, "promote": True}
