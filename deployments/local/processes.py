@@ -110,12 +110,13 @@ class Program:
         self._keeper.wait()
 
     def family(self) -> list[psutil.Process]:
-        """Return the command's processes, the command itself first."""
+        """Return the command's processes, the command itself first; none once it has ended."""
         assert self._keeper is not None
-        children = psutil.Process(self._keeper.pid).children()
-        if not children:
+        try:
+            children = psutil.Process(self._keeper.pid).children()
+            mark = children[0].environ().get(keeper.MARK, "") if children else ""
+        except psutil.NoSuchProcess:
             return []
-        mark = children[0].environ().get(keeper.MARK, "")
         return [*children, *(process for process in keeper.marked(mark) if process not in children)]
 
     def kill(self) -> None:

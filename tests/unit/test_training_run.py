@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -49,6 +50,16 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
 
 def stop(event: object) -> None:
     raise Stop
+
+
+def alive(group: int) -> list[psutil.Process]:
+    """Return the processes of a group, but for those that only wait to be forgotten."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def test_events_arrive_in_order_records_reach_the_log_and_the_bundle_is_returned(
@@ -122,20 +133,28 @@ def test_stopped_here_it_is_told_to_end_and_its_last_word_is_heard(
 def test_what_does_not_end_within_the_grace_is_killed_with_all_its_group(
     run: Callable[..., object], caplog: pytest.LogCaptureFixture
 ) -> None:
+    groups: list[int] = []
+
+    def note_group_and_stop(event: object) -> None:
+        assert isinstance(event, Began)
+        groups.append(int(event.run_id))
+        assert len(alive(groups[0])) == 2
+        raise Stop
+
     started = time.monotonic()
     with pytest.raises(Stop):
         run(
             """
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if os.fork():
-                say("began", run_id="r", epochs_done=0, epochs=2)
-            time.sleep(60)
+                say("began", run_id=str(os.getpgrp()), epochs_done=0, epochs=2)
+            time.sleep(600)
             """,
-            stop,
+            note_group_and_stop,
         )
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 300
     assert "goes on from the last epoch that was finished" in caplog.text
-    assert not [child for child in psutil.Process().children(recursive=True) if "-I" in child.cmdline()]
+    assert psutil.wait_procs(alive(groups[0]), timeout=10)[1] == []
 
 
 def test_every_architecture_can_be_chosen_in_the_form() -> None:
