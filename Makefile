@@ -7,6 +7,8 @@ VENV ?= .venv
 PIP_FLAGS ?=
 UP_FLAGS ?=
 export PREFECT_HOME ?= $(CURDIR)/.prefect
+# Bytecode is kept whatever the caller's environment says: every process would take half a minute to start without.
+export PYTHONDONTWRITEBYTECODE =
 
 INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile \
 	--constraint constraints.txt $(PIP_FLAGS)

@@ -1,19 +1,14 @@
-"""From a training to a verdict: train, score, save, judge, and say what came of it."""
+"""From a trained challenger to a verdict: judge it, promote it, and say what came of it."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from threading import Event
+from dataclasses import dataclass
 
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
-from datlstm.checkpoints import Checkpoints
 from datlstm.errors import BundleError
-from datlstm.fitting import OnEpoch
 from datlstm.registry import Verdict, champion_id, judge, promote
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import resume
-from datlstm.verification import skill_card
 
 log = logging.getLogger(__name__)
 
@@ -74,21 +69,6 @@ class Outcome:
             return "It forecasts from the next night on, as the first champion."
         advice = "To make it champion" + ("" if self.verdict.promoted else " all the same")
         return f"{advice}: `datlstm promote {self.challenger.id}`."
-
-
-def train_challenger(
-    settings: Settings, checkpoints: Checkpoints, on_epoch: OnEpoch | None = None, stop: Event | None = None
-) -> Bundle:
-    """Train, or go on training, what the checkpoints are of; score it, save it, and return it.
-
-    Once it is saved the checkpoints are deleted. Raises as `resume`.
-    """
-    bundle = resume(settings, checkpoints, on_epoch, stop)
-    chosen = checkpoints.settings(settings)
-    bundle = replace(bundle, card=skill_card(chosen, bundle, comparable_champion(chosen)))
-    bundle.save(checkpoints.store)
-    checkpoints.clear()
-    return bundle
 
 
 def judge_challenger(settings: Settings, bundle_id: str, *, may_promote: bool) -> Outcome:

@@ -14,10 +14,10 @@ from datlstm.archive import Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.errors import BundleError, NotEnoughDataError
 from datlstm.forecasting import forecast
+from datlstm.preparation import fit_baseline
 from datlstm.registry import bundle_ids, standing_promotion
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import fit_baseline
 from datlstm.validation.fallback import fallback_reason
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""Training: the verbs `prepare`, `retrain` and `resume`, the last two of which end in a bundle."""
+"""Training on what `prepare` left: `retrain` and `resume` end in a bundle, `train_challenger` in one that is saved."""
 
 import logging
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -8,48 +9,21 @@ import lightning
 import torch
 import xarray as xr
 
-from datlstm.archive import Archive
-from datlstm.baselines import fit_damping
-from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
+from datlstm.bundle import Bundle
+from datlstm.challenger import comparable_champion
 from datlstm.checkpoints import Checkpoints, Progress, Weights
 from datlstm.errors import CheckpointError
 from datlstm.fitting import ForecastModule, OnEpoch, fit
 from datlstm.forecasting import anomaly_forecaster
 from datlstm.grid import Grid
 from datlstm.models import build, compile_blocks, configure
-from datlstm.normalise import Normaliser
 from datlstm.settings import Settings
 from datlstm.staged import ROOT_DOCUMENT
 from datlstm.store import Store
-from datlstm.windows import Periods, Windows, open_training_cube, write_training_cube
+from datlstm.verification import skill_card
+from datlstm.windows import Periods, Windows, open_training_cube
 
 log = logging.getLogger(__name__)
-
-
-def prepare(settings: Settings, snapshot_id: str | None = None) -> tuple[str, str]:
-    """Fit normaliser and damping on the training period, write the training cube with Dask.
-
-    Returns the cube's path and the id of the damped-persistence bundle that holds what was fitted; it is the ladder's
-    fallback as well. Raises `NotEnoughDataError` when the archive is too short.
-    """
-    archive, store = Archive(settings), Store(settings.store)
-    snapshot_id = snapshot_id or archive.snapshot_id()
-    periods = Periods.of(settings, archive.usable_days(snapshot_id))
-    fitted = fit_baseline(settings, periods.training, snapshot_id)
-    bundle_id = fitted.save(store)
-    return write_training_cube(settings, fitted.normaliser, periods, snapshot_id), bundle_id
-
-
-def fit_baseline(settings: Settings, period: tuple[Any, Any], snapshot_id: str) -> Bundle:
-    """Return the damped-persistence forecaster fitted on a closed interval of days of an archive snapshot."""
-    sst = Archive(settings).read(*period, snapshot_id)["sst"]
-    normaliser = Normaliser.fit(sst, settings=settings.normaliser)
-    damping = fit_damping(sst, normaliser, settings.model.lead_days)
-    training = {"first_day": str(period[0]), "last_day": str(period[1])}
-    return Bundle(
-        settings.region.name, DAMPED_PERSISTENCE, settings.model.input_days, normaliser, damping, snapshot_id,
-        training=training,
-    )  # fmt: skip
 
 
 def retrain(
@@ -110,6 +84,21 @@ def resume(
             "`datlstm retrain`"
         )
     return retrain(checkpoints.settings(settings), told.cube_path, told.baseline_id, on_epoch, checkpoints, stop)
+
+
+def train_challenger(
+    settings: Settings, checkpoints: Checkpoints, on_epoch: OnEpoch | None = None, stop: Event | None = None
+) -> Bundle:
+    """Train, or go on training, what the checkpoints are of; score it, save it, and return it.
+
+    Once it is saved the checkpoints are deleted. Raises as `resume`.
+    """
+    bundle = resume(settings, checkpoints, on_epoch, stop)
+    chosen = checkpoints.settings(settings)
+    bundle = replace(bundle, card=skill_card(chosen, bundle, comparable_champion(chosen)))
+    bundle.save(checkpoints.store)
+    checkpoints.clear()
+    return bundle
 
 
 def network_config(settings: Settings) -> dict[str, Any]:

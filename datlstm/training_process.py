@@ -53,9 +53,8 @@ def answer(request: Request, report: Report, stop: threading.Event, *, is_first:
 
 
 def _train(request: Request, report: Report, stop: threading.Event, is_first: bool) -> str:
-    from datlstm.challenger import train_challenger
     from datlstm.checkpoints import Checkpoints
-    from datlstm.training import resume
+    from datlstm.training import resume, train_challenger
 
     if request.cube_path is None or request.baseline_id is None:
         checkpoints = Checkpoints.newest(request.settings, request.architecture)

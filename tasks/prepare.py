@@ -3,8 +3,8 @@
 from prefect.logging import get_run_logger
 
 from datlstm.compute import dask_compute
+from datlstm.preparation import prepare
 from datlstm.settings import load_settings
-from datlstm.training import prepare
 from tasks.step import step
 
 

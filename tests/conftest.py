@@ -13,13 +13,14 @@ from prefect.testing.utilities import prefect_test_harness
 
 from datlstm.ingest import ingest
 from datlstm.ladder import nightly_forecast
+from datlstm.preparation import prepare
 from datlstm.registry import promote
 from datlstm.settings import Settings, load_settings
 from datlstm.sources import open_source
 from datlstm.store import Store
 from datlstm.store_server import StoreServer
 from datlstm.synthetic.fence import fence_to_loopback
-from datlstm.training import prepare, retrain
+from datlstm.training import retrain
 from tests.nights import publish_forecast
 
 # Whatever a test does, no Python code of this process leaves the machine.

@@ -29,10 +29,11 @@ from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.errors import DatlstmError, NotEnoughDataError, SettingsError
 from datlstm.forecasting import anomaly_forecaster, forecast, reference_forecasts
 from datlstm.models import Preset, architecture
+from datlstm.preparation import prepare
 from datlstm.registry import bundle_ids
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import network_config, prepare, retrain
+from datlstm.training import network_config, retrain
 from datlstm.verification import pooled_rmse, score, skill_card, valid_truth
 from datlstm.windows import Periods
 

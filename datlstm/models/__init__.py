@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import torch
-import torch._dynamo
 from pydantic import ValidationError
 from torch import nn
 
@@ -82,8 +80,10 @@ def compile_blocks(network: nn.Module) -> None:
 
     Blocks, not the network: all of one shape share one compilation, where an unrolled network takes ten times as long.
     """
+    from torch._dynamo import config  # seconds to import, which only a training that compiles needs
+
     block = next(found.block for found in ARCHITECTURES.values() if isinstance(network, found.network))
-    torch._dynamo.config.recompile_limit = MAXIMUM_COMPILATIONS
+    config.recompile_limit = MAXIMUM_COMPILATIONS
     for module in network.modules():
         if isinstance(module, block):
             module.compile(dynamic=False)

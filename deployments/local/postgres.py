@@ -90,7 +90,7 @@ def _as_unprivileged() -> list[str]:
     if program is None:
         raise SettingsError(f"PostgreSQL does not run as root on {sys.platform} here: run this as another user")
     user = pwd.getpwnam(UNPRIVILEGED)
-    # Without the securebit, access(2) forgets the privilege: PostgreSQL then rejects its own programs in root's folders.
+    # Without the securebit access(2) forgets the privilege: PostgreSQL rejects its own programs in root's folders.
     privileges = ["--securebits=+no_setuid_fixup"]
     privileges += [f"--{kind}-caps=-all,+dac_override" for kind in ("inh", "ambient")]
     return [program, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *privileges]

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,13 @@ def test_what_prefect_keeps_of_a_flow_is_no_pickle(path: Path) -> None:
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
     declared = [ast.unparse(decorator) for function in functions for decorator in function.decorator_list]
     assert all("result_serializer='json'" in name for name in declared if name.startswith("flow"))
+
+
+def test_a_night_imports_nothing_that_only_a_training_needs() -> None:
+    """These take longer to import than all the rest, in every run of a flow."""
+    code = "import sys, flows.nightly; print({'lightning', 'torchmetrics', 'torch._dynamo'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
 
 
 def test_the_clock_is_read_in_one_place() -> None:

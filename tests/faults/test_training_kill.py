@@ -16,9 +16,10 @@ import pytest
 
 from datlstm.bundle import Bundle
 from datlstm.checkpoints import FOLDER, Checkpoints
+from datlstm.preparation import prepare
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
-from datlstm.training import prepare, retrain
+from datlstm.training import retrain
 from datlstm.training_run import Began, Epoch, Request, run_training
 
 # Long enough to be hit at random between the first epoch and the last.

@@ -13,10 +13,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from datlstm.checkpoints import FOLDER, Checkpoints
 from datlstm.errors import CheckpointError, SettingsError, TrainingInterruptedError
+from datlstm.preparation import prepare
 from datlstm.registry import champion_id
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
-from datlstm.training import prepare, resume
+from datlstm.training import resume
 from flows.retrain import retrain, start
 from tasks.remote import start_remotely
 

@@ -21,11 +21,11 @@ from datlstm.archive import Archive
 from datlstm.compute import dask_compute
 from datlstm.errors import ComputeError
 from datlstm.ingest import ingest
+from datlstm.preparation import prepare
 from datlstm.settings import Settings
 from datlstm.sources import open_source
 from datlstm.store import Store
 from datlstm.store_server import StoreServer
-from datlstm.training import prepare
 
 # Workers start in 5 to 20 s, so all tests share them; the test of their death comes last.
 pytestmark = pytest.mark.xdist_group("dask cluster")

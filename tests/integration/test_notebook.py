@@ -27,6 +27,7 @@ from nbformat import NotebookNode
 from datlstm.archive import consecutive
 from datlstm.ingest import ingest
 from datlstm.ladder import nightly_forecast
+from datlstm.preparation import prepare
 from datlstm.products.forecast import draft_forecast, published_days, read_init
 from datlstm.products.publication import publish
 from datlstm.products.scoring import score
@@ -39,7 +40,7 @@ from datlstm.sources import open_source
 from datlstm.store import Store
 from datlstm.store_server import StoreServer
 from datlstm.synthetic import fence
-from datlstm.training import prepare, retrain
+from datlstm.training import retrain
 from tests.conftest import FIRST_DAY, PUBLIC_BUCKET, REGION
 
 ROOT = Path(__file__).parents[2]

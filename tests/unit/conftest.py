@@ -12,10 +12,11 @@ import tenacity.nap
 from datlstm import ingest, patience
 from datlstm.bundle import Bundle
 from datlstm.ladder import nightly_forecast
+from datlstm.preparation import prepare
 from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
-from datlstm.training import prepare, retrain
+from datlstm.training import retrain
 from datlstm.verification import skill_card
 from tests.nights import publish_forecast
 

@@ -13,9 +13,10 @@ from datlstm.checkpoints import FOLDER, Checkpoints, Manifest, Progress, manifes
 from datlstm.errors import CheckpointError
 from datlstm.leftovers import remove_leftovers
 from datlstm.maintenance import remove_training_cubes
+from datlstm.preparation import prepare
 from datlstm.settings import ArchitectureName, Settings
 from datlstm.store import Store
-from datlstm.training import prepare, resume
+from datlstm.training import resume
 from tests.conftest import LAST_DAY
 
 FAR = LAST_DAY.replace(year=2100)

@@ -21,10 +21,11 @@ from datlstm.errors import NotEnoughDataError, SettingsError
 from datlstm.forecasting import forecast, reference_forecasts
 from datlstm.models import ARCHITECTURES, build
 from datlstm.models.frames import Head
+from datlstm.preparation import prepare
 from datlstm.registry import bundle_ids, champion_id
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
-from datlstm.training import network_config, prepare
+from datlstm.training import network_config
 from datlstm.verification import pooled_rmse, score, valid_truth
 
 TEST = (date(2024, 5, 10), date(2024, 5, 20))

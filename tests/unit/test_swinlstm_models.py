@@ -392,9 +392,9 @@ def test_a_diverged_input_gives_a_diverged_forecast_instead_of_a_crash(name: str
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
     """No graph of another test is found again, and none is left behind."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("fresh_compiler")

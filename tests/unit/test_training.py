@@ -17,9 +17,10 @@ from datlstm.fitting import masked_loss
 from datlstm.forecasting import anomaly_forecaster, damped_persistence, forecast
 from datlstm.grid import Grid
 from datlstm.models import build
+from datlstm.preparation import prepare
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import _windows, network_config, prepare, retrain
+from datlstm.training import _windows, network_config, retrain
 from datlstm.windows import open_training_cube
 
 INITS = pd.date_range("2024-05-20", periods=3)

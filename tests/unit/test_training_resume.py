@@ -10,8 +10,9 @@ import torch
 from datlstm.bundle import Bundle
 from datlstm.checkpoints import Checkpoints
 from datlstm.errors import TrainingInterruptedError
+from datlstm.preparation import prepare
 from datlstm.settings import Settings
-from datlstm.training import prepare, resume, retrain
+from datlstm.training import resume, retrain
 
 EPOCHS, BATCHES = 3, 3
 

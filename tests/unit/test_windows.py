@@ -11,9 +11,9 @@ import xarray as xr
 
 from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.errors import NotEnoughDataError
+from datlstm.preparation import fit_baseline
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import fit_baseline
 from datlstm.windows import Periods, Windows, open_training_cube, write_training_cube
 
 INPUT, LEAD = 3, 2
