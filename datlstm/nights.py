@@ -18,7 +18,7 @@ from datlstm.store import Store, as_json
 
 FOLDER = "nights"
 RECENT = 30
-INGEST, FORECAST, SCORES, PUBLISH = STEPS = ("ingest", "forecast", "scores", "publish")
+BOOTSTRAP, INGEST, FORECAST, SCORES, PUBLISH = STEPS = ("bootstrap", "ingest", "forecast", "scores", "publish")
 MAY_PASS = (TransientSourceError.__name__, NotYetAvailableError.__name__)
 """Errors of one night that the next may not have."""
 

@@ -6,12 +6,10 @@ from prefect import flow, runtime
 
 from datlstm.clock import today
 from datlstm.settings import load_settings
-from flows.backfill import backfill
-from flows.retrain import retrain
-from tasks.bootstrap import lacks_model, missing_history
+from flows.bootstrap import bootstrap as fill_and_train
 from tasks.forecast import make_forecast
 from tasks.ingest import ingest_days
-from tasks.outcome import attempt, draft_of
+from tasks.outcome import Attempt, Done, attempt, draft_of
 from tasks.publish import publish_night
 from tasks.report import close_night, open_night, steps_of
 from tasks.verify import score_forecasts
@@ -33,26 +31,16 @@ def nightly(forecast_date: date | None = None, settings: str | None = None, boot
         bootstrap: First fill an empty archive and train a first champion, as far as either is missing.
     """
     night = forecast_date or today()
-    if bootstrap:
-        fill_and_train(settings, night)
     began = open_night(settings, night)
+    first: dict[str, Attempt[Done]] = {"bootstrap": attempt(fill_and_train, settings, night)} if bootstrap else {}
     ingested = attempt(ingest_days, settings, night)
     forecast = attempt(make_forecast, settings, night)
     scores = attempt(score_forecasts, settings, night)
     published = attempt(publish_night, settings, draft_of(forecast), draft_of(scores))
-    steps = steps_of(ingest=ingested, forecast=forecast, scores=scores, publish=published)
+    steps = steps_of(**first, ingest=ingested, forecast=forecast, scores=scores, publish=published)
     closed = attempt(close_night, settings, night, began, steps)
     # What could go out went out; the night still fails when a step did, so that somebody looks.
-    for step in (forecast, scores, published, ingested, closed):
+    for step in (*first.values(), forecast, scores, published, ingested):
         step.check()
+    closed.check()
     return published.check().message
-
-
-def fill_and_train(settings: str | None, night: date) -> None:
-    """Give an empty store its history and its first model."""
-    history = missing_history(settings, night)
-    if history is not None:
-        first_day, last_day = history
-        backfill(last_day, first_day, settings)
-    if lacks_model(settings):
-        retrain(settings)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Generic, TypeVar, cast
 
-from prefect import Task
+from prefect import Flow, Task
 from prefect.states import State
 
 from datlstm.nights import Step
@@ -39,7 +39,7 @@ class Attempt(Generic[R]):
         return self.state.result()
 
 
-def attempt(step: Task[..., R], *arguments: Any) -> Attempt[R]:
+def attempt(step: Task[..., R] | Flow[..., R], *arguments: Any) -> Attempt[R]:
     """Run a step; a failure of it stops nothing."""
     started = monotonic()
     # The type of the call does not tell that it gives a state.

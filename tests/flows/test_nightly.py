@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 from datlstm.archive import Archive
-from datlstm.errors import PermanentSourceError
+from datlstm.errors import NotEnoughDataError, PermanentSourceError
+from datlstm.nights import read_night
 from datlstm.registry import bundle_ids, champion_id
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
@@ -40,12 +41,20 @@ def store(service_store: Path, settings_file: Path, tmp_path: Path, monkeypatch:
     return folder
 
 
-def test_the_first_night_of_an_empty_store_fills_trains_forecasts_and_publishes(
+def test_the_first_night_of_an_empty_store_fills_trains_forecasts_and_publishes_and_goes_on_where_it_failed(
     settings_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATLSTM_STORE", (tmp_path / "new").as_uri())
-    published = nightly(LAST_DAY, str(settings_file), bootstrap=True)
     settings = load_settings(str(settings_file))
+    with monkeypatch.context() as short:
+        short.setenv("DATLSTM_ARCHIVE__BOOTSTRAP_DAYS", "40")
+        with pytest.raises(NotEnoughDataError, match="training"):
+            nightly(LAST_DAY, str(settings_file), bootstrap=True)
+    told = read_night(Store(settings.store), LAST_DAY)
+    assert told is not None
+    assert told.failed["bootstrap"].error == "NotEnoughDataError"
+    assert told.steps["ingest"].state == "ok"
+    published = nightly(LAST_DAY, str(settings_file), bootstrap=True)
     assert Archive(settings).last_day() == LAST_DAY - timedelta(days=1)
     assert any(name.startswith("laizhou-datlstm-") for name in bundle_ids(Store(settings.store)))
     forecast = xr.open_zarr(tmp_path / "new" / "forecast.zarr", decode_timedelta=False)
