@@ -15,7 +15,7 @@ import zarr
 from datlstm import daily
 from datlstm.clock import now_seconds
 from datlstm.daily import DailyAxis
-from datlstm.errors import ArchiveError
+from datlstm.errors import ArchiveError, DatlstmError
 from datlstm.formats import check_format
 from datlstm.grid import Grid
 from datlstm.quality import UNUSABLE, DayQuality
@@ -82,6 +82,17 @@ class Archive:
     def exists(self) -> bool:
         """Tell whether anything was ever written."""
         return self._committed() is not None
+
+    def check_owner(self) -> None:
+        """Raise `ArchiveError` when this is the archive of another region; say nothing where that can't be read."""
+        try:
+            repository = self._committed()
+            if repository is None:
+                return
+            state = zarr.open_group(repository.readonly_session(BRANCH).store, mode="r")
+        except (DatlstmError, icechunk.IcechunkError, OSError):
+            return
+        self._check_own(state)
 
     def snapshot_id(self) -> str:
         """Return the id of the newest state."""

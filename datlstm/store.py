@@ -100,7 +100,11 @@ class Store:
     def icechunk(self, path: str) -> icechunk.Storage:
         """Return Icechunk's storage at ``path``. Raises `StoreError` when the store can't be read."""
         if self.is_local:
-            return icechunk.local_filesystem_storage(f"{self._root}/{path}")
+            folder = Path(self._root, path)
+            # Icechunk panics there, with what no `except Exception` catches.
+            if blocking := next((place for place in (folder, *folder.parents) if place.is_file()), None):
+                raise StoreError(f"{self.url_of(path)}: {blocking} is a file, not a folder: choose another store")
+            return icechunk.local_filesystem_storage(str(folder))
         # Icechunk tries ten times, for 20 s, and does not always say what was wrong.
         self.read(f"{path}/{ICECHUNK_BRANCH}")
         endpoint = _endpoint()

@@ -8,12 +8,13 @@ from prefect import runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
+from datlstm.archive import Archive
 from datlstm.clock import now
 from datlstm.errors import DatlstmError
 from datlstm.logs import label
 from datlstm.metrics import write_textfile
 from datlstm.night_report import SKILL_NOTE, headline, picture, report, skill_rows, step_rows
-from datlstm.nights import Step, save_night
+from datlstm.nights import Night, Step, save_night
 from datlstm.settings import Settings, load_settings
 from datlstm.status import Status, conclude
 from datlstm.store import Store
@@ -38,17 +39,23 @@ def steps_of(**attempts: Attempt[Done]) -> dict[str, Step]:
 def close_night(settings_name: str | None, night: date, began: datetime, steps: Mapping[str, Step]) -> None:
     """Record a night in the store, tell others of it, leave its artifacts and numbers.
 
-    All of these are tried. Raises `StoreError` when the record could not be written.
+    All of these are tried. Raises `StoreError` when the record could not be written, `ArchiveError` when the store is
+    another region's.
     """
     settings = load_settings(settings_name)
     status = conclude(settings, night, steps, began, now())
-    unrecorded = _tried(lambda: save_night(Store(settings.store), status.nights[0]))
+    unrecorded = _tried(lambda: _record(settings, status.nights[0]))
     unwritten = _tried(lambda: write_textfile(settings, status))
     undelivered = [str(error) for error in (unrecorded, unwritten) if error] + tell_others(settings, status)
     _leave_artifacts(settings, status, undelivered)
     get_run_logger().log(_level(status, undelivered), "%s", headline(status.nights[0]))
     if unrecorded:
         raise unrecorded
+
+
+def _record(settings: Settings, night: Night) -> None:
+    Archive(settings).check_owner()
+    save_night(Store(settings.store), night)
 
 
 def _leave_artifacts(settings: Settings, status: Status, undelivered: list[str]) -> None:

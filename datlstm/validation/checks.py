@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from functools import partial
 from typing import TypeVar
 
+from datlstm.archive import Archive
 from datlstm.errors import DatlstmError, StoreError
 from datlstm.registry import Promotion, standing_promotion
 from datlstm.settings import Settings
@@ -34,8 +35,9 @@ def validate(settings: Settings, as_of: date) -> Record:
     """Run every check as of a day, write the record, and return it.
 
     Nothing on or after the day is looked at, and no clock: the same stores give the same bytes. Raises `StoreError`
-    when the record can't be written.
+    when the record can't be written, `ArchiveError` for the store of another region.
     """
+    Archive(settings).check_owner()
     findings = [_guarded(name, partial(check, settings, as_of)) for name, check in CHECKS.items()]
     charted = _guarded(skill_check.NAME, partial(skill_check.check_skill, settings, as_of))
     skill_finding, skill = (charted, None) if isinstance(charted, Finding) else charted

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from datlstm.archive import Archive
-from datlstm.errors import NotEnoughDataError, PermanentSourceError
+from datlstm.errors import ArchiveError, NotEnoughDataError, PermanentSourceError
 from datlstm.nights import read_night
 from datlstm.registry import bundle_ids, champion_id
 from datlstm.settings import Settings, load_settings
@@ -86,6 +86,17 @@ def test_a_night_whose_source_fails_still_forecasts_from_what_is_there_and_then_
     init = xr.open_zarr(store / "forecast.zarr", decode_timedelta=False).isel(init_time=-1)
     assert str(init["init_time"].values)[:10] == str(LAST_DAY)
     assert Archive(settings).last_day() == LAST_DAY
+
+
+def test_a_night_led_into_another_regions_store_writes_nothing(
+    store: Path, settings_file: Path, tmp_path: Path
+) -> None:
+    east = tmp_path / "east.toml"
+    east.write_text(settings_file.read_text().replace('name = "laizhou"', 'name = "east"'))
+    before = contents(store)
+    with pytest.raises(ArchiveError, match="of region 'laizhou'"):
+        nightly(LAST_DAY + timedelta(days=3), str(east))
+    assert contents(store) == before
 
 
 def test_a_late_night_catches_up_and_forecasts_once_from_the_newest_day(store: Path) -> None:

@@ -20,6 +20,7 @@ from datlstm.products.scoring import score
 from datlstm.settings import FilesSource, Settings, SourceSettings, load_settings
 from datlstm.sources import open_source
 from datlstm.store import Store
+from datlstm.validation.checks import validate
 from tests.conftest import LAST_DAY, REGION
 
 NIGHT = LAST_DAY + timedelta(days=2)
@@ -136,4 +137,10 @@ class TestOneStoreForTwoRegions:
         report = maintain(intruder, date(2100, 1, 1))
         assert len(report.failed) == len(report.parts)
         assert all("{region}" in part.failure for part in report.failed)
+        assert contents(root / "laizhou") == before
+
+    def test_validation_leaves_no_record(self, intruder: Settings, root: Path) -> None:
+        before = contents(root / "laizhou")
+        with pytest.raises(ArchiveError, match="is of region 'laizhou'"):
+            validate(intruder, NIGHT)
         assert contents(root / "laizhou") == before

@@ -241,3 +241,10 @@ class TestWithoutKeys:
         run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
         assert run.stdout == "[280.0]\n"
+
+
+def test_a_local_store_whose_path_leads_through_a_file_is_refused(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "file").touch()
+    elsewhere = settings.replace(store=(tmp_path / "file" / "store").as_uri())
+    with pytest.raises(StoreError, match=r"store/archive: .*file is a file, not a folder"):
+        Archive(elsewhere).exists()
