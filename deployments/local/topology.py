@@ -121,11 +121,7 @@ class Topology:
         self._stack.close()
 
     def _start(self, stack: ExitStack) -> None:
-        (self.folder / "log").mkdir(parents=True, exist_ok=True)
-        stack.enter_context(self.supervisor)
-        self.postgres.prepare()
-        self._launch(self._database()).wait()
-        server = self._launch(self._server())
+        server = self._start_server(stack)
         self.storage.launch()
         self.supervisor.watch(self.storage)
         self.storage.server.make_bucket(BUCKET)
@@ -137,6 +133,13 @@ class Topology:
         self.deploy()
         for worker in [self._launch(self._worker(pool)) for pool in POOLS]:
             worker.wait()
+
+    def _start_server(self, stack: ExitStack) -> Program:
+        (self.folder / "log").mkdir(parents=True, exist_ok=True)
+        stack.enter_context(self.supervisor)
+        self.postgres.prepare()
+        self._launch(self._database()).wait()
+        return self._launch(self._server())
 
     def deploy(self) -> None:
         """Make pools, deployments and automations what the project's files say. Raises `DeploymentError`."""
@@ -188,6 +191,7 @@ class Topology:
                     **self._prefect_environment(),
                     "PREFECT_API_DATABASE_CONNECTION_URL": self.postgres.url,
                     "PREFECT_SERVER_API_AUTH_STRING": self._authorisation(),
+                    "PREFECT_UI_URL": self.ui_url,
                     "PREFECT_SERVER_UI_API_URL": f"{self.ui_url}/api",
                     # In memory, as by default, a restart of the server would end every run that holds a limit's place.
                     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",

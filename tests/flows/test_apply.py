@@ -1,8 +1,10 @@
 """`python -m deployments.apply` on a real Prefect server, and what its automations then do to runs that die."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -12,15 +14,17 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.events.schemas.automations import Automation, AutomationCore
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending, Running
 from typer.testing import CliRunner, Result
 
 from deployments import apply
 from deployments.apply import TAG, app, deployment_names, read_automations
+from deployments.local.topology import Topology
+from tests.listener import Listener
 
 # Deploying imports every flow in a process of its own, and is done twice.
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("server"), pytest.mark.timeout(900)]
 
 T = TypeVar("T")
 BLOCK = "custom-webhook/operator"
@@ -50,10 +54,36 @@ def automations() -> dict[str, Automation]:
     return {automation.name: automation for automation in found}
 
 
+class ServerAlone(Topology):
+    """Prefect's server on PostgreSQL: on SQLite automations lose events, "database is locked"."""
+
+    def _start(self, stack: ExitStack) -> None:
+        self._start_server(stack).wait()
+
+
 @pytest.fixture(scope="module")
-def block(prefect_server: str) -> UUID:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of these tests' own; gives its pages' address."""
+    folder = tmp_path_factory.mktemp("server")
+    with ServerAlone(folder, os.environ) as topology:
+        key = (folder / "authorisation").read_text()
+        with temporary_settings({PREFECT_API_URL: f"{topology.ui_url}/api", PREFECT_API_AUTH_STRING: key}):
+            yield topology.ui_url
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@pytest.fixture(scope="module")
+def block(server: str, listener: Listener) -> UUID:
     """The operator's notification block."""
-    made = CustomWebhookNotificationBlock(name="operator", url="http://127.0.0.1:9/", json_data={"text": "{{body}}"})
+    made = CustomWebhookNotificationBlock(
+        name="operator", url=listener.url, json_data={"title": "{{subject}}", "text": "{{body}}"}
+    )
     return UUID(str(made.save("operator", overwrite=True)))
 
 
@@ -165,8 +195,8 @@ def test_without_a_server_it_says_so_after_a_bounded_wait(url: str | None, messa
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_run_that_dies_unheard_crashes_and_starts_again_three_times_at_most(
-    block: UUID, entries: list[dict[str, Any]]
+def test_a_run_that_dies_unheard_crashes_and_starts_again_three_times_at_most_and_then_somebody_is_told(
+    block: UUID, listener: Listener, entries: list[dict[str, Any]], server: str
 ) -> None:
     zombie = next(entry for entry in entries if entry["trigger"].get("within") == 90)
     zombie["trigger"]["within"] = 10
@@ -186,7 +216,10 @@ def test_a_run_that_dies_unheard_crashes_and_starts_again_three_times_at_most(
         wait_for(run.id, "Scheduled")
     start(run.id)
     ask(lambda client: client.set_flow_run_state(run.id, Crashed()))
-    time.sleep(4)
+    while not listener.asked:
+        time.sleep(0.2)
+    ((_, told),) = listener.asked
+    assert f"{run.name} crashed and is not started again" in told and f"{server}/runs/flow-run/{run.id}" in told
     ended = ask(lambda client: client.read_flow_run(run.id))
     assert (ended.run_count, ended.state_name) == (4, "Crashed")
 

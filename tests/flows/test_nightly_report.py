@@ -4,11 +4,8 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import date, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
 from uuid import uuid4
 
 import pytest
@@ -27,6 +24,7 @@ from flows.backfill import backfill
 from flows.nightly import nightly
 from tasks import notify
 from tests.conftest import FIRST_DAY, LAST_DAY
+from tests.listener import Listener
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -34,45 +32,9 @@ NIGHT = LAST_DAY + timedelta(days=3)
 SECRET = "s3cret-1766"
 
 
-class Listener:
-    """An HTTP server on this machine that remembers who asked for what, and may be made to hang or refuse."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.status = 200
-        self.ended = Event()
-        listener = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-                listener.asked.append((self.path, body))
-                if listener.status == 0:
-                    listener.ended.wait(60)
-                with suppress(OSError):
-                    self.send_response(listener.status or 200)
-                    self.end_headers()
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
-        self._thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
-
-    def close(self) -> None:
-        self.ended.set()
-        self.server.shutdown()
-        self._thread.join()
-        self.server.server_close()
-
-
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    listener = Listener()
+    listener = Listener(SECRET)
     yield listener
     listener.close()
 
