@@ -7,9 +7,12 @@ from threading import Event
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ParameterTypeError
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed, Pending, Running, Scheduled
 
 from datlstm.checkpoints import FOLDER, Checkpoints
 from datlstm.errors import CheckpointError, SettingsError, TrainingInterruptedError
@@ -53,12 +56,23 @@ def test_a_model_may_be_trained_and_judged_without_becoming_champion(service: Se
     assert not Store(service.store).list(FOLDER)
 
 
-def test_an_interrupted_training_is_resumed_judged_and_told_and_then_there_is_none(service: Settings) -> None:
+def crashed_and_scheduled_again() -> FlowRun:
+    """A run as a worker takes it up for the second time, with the parameters of the first."""
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(retrain)
+        for state in (Pending(), Running(), Crashed(), Scheduled(), Pending()):
+            client.set_flow_run_state(run.id, state, force=True)
+        return client.read_flow_run(run.id)
+
+
+def test_an_interrupted_training_is_resumed_by_the_same_run_judged_and_told_and_then_there_is_none(
+    service: Settings,
+) -> None:
     asked = Event()
     asked.set()
     with pytest.raises(TrainingInterruptedError):
         resume(service, Checkpoints.of(service, *prepare(service)), stop=asked)
-    assert "laizhou-datlstm-" in retrain(resume=True)
+    assert "laizhou-datlstm-" in run_flow(retrain, flow_run=crashed_and_scheduled_again(), return_type="result")
     assert not Store(service.store).list(FOLDER)
     with pytest.raises(CheckpointError, match="run `datlstm retrain`"):
         retrain(resume=True)
