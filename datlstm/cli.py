@@ -301,6 +301,27 @@ def convert_weights(
 
 
 @app.command()
+def hindcast(
+    first_day: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first init day.")],
+    last_day: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last init day.")],
+    bundle_id: Annotated[str | None, typer.Option("--bundle", help="Default: the champion.")] = None,
+    settings: SettingsName = None,
+) -> None:
+    """Forecast from every day of a period with one bundle, into a cube of its own; goes on where it was interrupted."""
+    from datlstm.hindcast import forecaster, hindcast, hindcast_cube
+
+    chosen, first, last = _settings(settings), first_day.date(), last_day.date()
+
+    def act() -> None:
+        bundle = forecaster(chosen, bundle_id)
+        for progress in hindcast(chosen, bundle, first, last):
+            console.print(f"to {progress.last_day}: {progress.forecasts} forecasts made", highlight=False)
+        console.print(hindcast_cube(chosen, bundle.id, first).url, soft_wrap=True, highlight=False)
+
+    _guarded(act)
+
+
+@app.command()
 def doctor(settings: SettingsName = None, as_of: AsOf = None) -> None:
     """Say what is configured, reachable, stale or missing; exits with 1 when something failed."""
     from datlstm.doctor import examine

@@ -72,7 +72,7 @@ def nightly_forecast(settings: Settings, forecast_date: date, snapshot_id: str |
         except BundleError as error:
             log.error("the next rung forecasts: %s", error)
             continue
-        if _credible(made, bundle, settings):
+        if credible(made, bundle, settings):
             source = ForecastSource.MODEL
             if bundle.forecaster == DAMPED_PERSISTENCE:
                 source = ForecastSource.DAMPED_PERSISTENCE
@@ -143,7 +143,8 @@ def _model_may(settings: Settings, bundle: Bundle, age: int, missing: int) -> bo
     return False
 
 
-def _credible(made: xr.DataArray, bundle: Bundle, settings: Settings) -> bool:
+def credible(made: xr.DataArray, bundle: Bundle, settings: Settings) -> bool:
+    """Tell whether a forecast ``(lead_time, latitude, longitude)`` has a possible temperature in every sea cell."""
     values = made.where(bundle.normaliser.ocean_mask).values
     sea = values[:, bundle.normaliser.ocean_mask.values]
     low, high = settings.quality.minimum_kelvin, settings.quality.maximum_kelvin

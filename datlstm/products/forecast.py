@@ -49,8 +49,15 @@ def draft_forecast(settings: Settings, made: NightlyForecast) -> xr.Dataset:
 def draft_against(settings: Settings, made: NightlyForecast, baseline: HeatwaveBaseline | None) -> xr.Dataset:
     """Return `draft_forecast` with the heatwaves of a given baseline."""
     first = made.init_day - timedelta(days=OBSERVED_DAYS - 1)
-    observed = Archive(settings).read(first, made.init_day, made.snapshot_id)["sst"].load()
-    derived = derive(settings, made.sst, observed, baseline)
+    observed = Archive(settings).read(first, made.init_day, made.snapshot_id).load()
+    return draft_beside(settings, made, baseline, observed)
+
+
+def draft_beside(
+    settings: Settings, made: NightlyForecast, baseline: HeatwaveBaseline | None, observed: xr.Dataset
+) -> xr.Dataset:
+    """Return `draft_against` of the archive's days up to the init day, at least `OBSERVED_DAYS`, as `Archive.read`."""
+    derived = derive(settings, made.sst, observed["sst"], baseline)
     anomaly = made.sst - made.bundle.normaliser.climatology(made.sst["valid_time"])
     init = (made.init_day - daily.EPOCH).days
     values = {
@@ -58,7 +65,7 @@ def draft_against(settings: Settings, made: NightlyForecast, baseline: HeatwaveB
         "valid_time": (init + made.sst["lead_time"].values).astype("int32"),
         "sst": made.sst.values.astype("float32"),
         "sst_anomaly": anomaly.values.astype("float32"),
-        "mask": surface_mask(settings, made.init_day, made.snapshot_id).values,
+        "mask": _surface_mask(observed.isel(time=-1)).values,
         **{str(name): field.values for name, field in derived.data_vars.items()},
         "forecast_source": np.int8(made.source),
         "model_id": made.bundle.id,
@@ -76,7 +83,7 @@ def draft_against(settings: Settings, made: NightlyForecast, baseline: HeatwaveB
 
 def shown(cube: Cube, draft: xr.Dataset) -> xr.Dataset:
     """Return a draft's init as the cube shows it once published; see `read_init`."""
-    return cube.preview(_rows(draft)).isel({INIT_TIME: 0})
+    return cube.preview(rows_of(draft)).isel({INIT_TIME: 0})
 
 
 def stage_forecast(cube: Cube, writer: CubeWriter, draft: xr.Dataset) -> tuple[Outcome, xr.Dataset]:
@@ -85,12 +92,12 @@ def stage_forecast(cube: Cube, writer: CubeWriter, draft: xr.Dataset) -> tuple[O
     The first forecast of an init stands for ever. The same again is ``unchanged``; another one is ``kept`` out, with a
     warning. Raises `ProductError` for an init before the newest that has none, and for a cube of another structure.
     """
-    rows = _rows(draft)
+    rows = rows_of(draft)
     init = shown(cube, draft)
     day = init_day_of(init)
     standing = init_in(writer.committed, day)
     if standing is None:
-        writer.stage(rows | {INIT_TIME: _new_days(writer, day)})
+        writer.stage(rows | {INIT_TIME: new_days(writer, day, day)})
         return "published", init
     if _is_same(standing, init):
         return "unchanged", standing
@@ -104,9 +111,8 @@ def stage_forecast(cube: Cube, writer: CubeWriter, draft: xr.Dataset) -> tuple[O
     return "kept", standing
 
 
-def surface_mask(settings: Settings, init_day: date, snapshot_id: str) -> xr.DataArray:
-    """Return sea, land and ice ``(latitude, longitude)`` int8 on a day, as an archive state has them."""
-    state = Archive(settings).read(init_day, init_day, snapshot_id).isel(time=0).load()
+def _surface_mask(state: xr.Dataset) -> xr.DataArray:
+    """Return sea, land and ice ``(latitude, longitude)`` int8 on a day of the archive."""
     ice = (state["sea_ice_fraction"] >= ICE_THRESHOLD) & (state["mask"] == SEA)
     return xr.DataArray((state["mask"] | ICE * ice).astype("int8"))
 
@@ -142,11 +148,14 @@ def init_in(cube: xr.Dataset | None, init_day: date) -> xr.Dataset | None:
     return init if int(init["forecast_source"]) != ForecastSource.NONE else None
 
 
-def _new_days(writer: CubeWriter, init_day: date) -> np.ndarray:
-    """Return the days, since 1970, that the axis must grow by to end on ``init_day``."""
-    init = (init_day - daily.EPOCH).days
+def new_days(writer: CubeWriter, init_day: date, last_day: date) -> np.ndarray:
+    """Return the days, since 1970, that the axis must grow by to take the inits of a closed interval.
+
+    Raises `ProductError` when it has gone beyond the first of them already.
+    """
+    init, last = ((day - daily.EPOCH).days for day in (init_day, last_day))
     if writer.committed is None:
-        return np.array([init], "int32")
+        return np.arange(init, last + 1, dtype="int32")
     newest = int(writer.committed[INIT_TIME].values[-1].astype("datetime64[D]").astype(int))
     if init <= newest:
         raise ProductError(
@@ -154,10 +163,11 @@ def _new_days(writer: CubeWriter, init_day: date) -> np.ndarray:
             f"{daily.EPOCH + timedelta(days=newest)}, and what readers have seen, gaps too, never changes. Run missed "
             "nights oldest first, before the newest, or publish to another store"
         )
-    return np.arange(newest + 1, init + 1, dtype="int32")
+    return np.arange(newest + 1, last + 1, dtype="int32")
 
 
-def _rows(draft: xr.Dataset) -> dict[str, np.ndarray]:
+def rows_of(draft: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return drafted inits as the arrays that `CubeWriter.stage` takes."""
     return {str(name): _as_stored(field.values) for name, field in draft.variables.items()}
 
 
