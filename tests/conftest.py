@@ -86,6 +86,12 @@ def only_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable)
 
 
+@pytest.fixture(autouse=True)
+def only_the_test_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Leave out what threads say that Prefect leaves running: it is of another test."""
+    caplog.handler.addFilter(lambda record: not record.name.startswith("prefect._internal"))
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
     """A real S3 server with two buckets, one of which may be read without keys."""

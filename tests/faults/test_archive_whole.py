@@ -55,7 +55,7 @@ def survive(settings: Settings, kills: list[Kill]) -> list[bool]:
     return committed
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)])
 def test_on_object_storage_killed_before_and_after_object_writes(
     every: int, settings: Settings, s3_server: StoreServer, s3_store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_published_head_learns_and_its_bundle_forecasts(
 # Torch's compiler imports what torch warns of, and looks at gradients that nobody asked it to look at.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.long
 def test_compiled_training_ends_where_plain_training_does(trained: Settings) -> None:
     losses = []
     for compile_it in (False, True):
