@@ -59,7 +59,9 @@ def test_a_worker_comes_back_and_a_stop_reaches_every_process_and_waits_for_a_ch
     assert int(service["TimeoutStopSec"]) >= 120
 
 
-@pytest.mark.parametrize(("timer", "deployment"), [("nightly", "nightly"), ("maintain", "maintenance")])
+@pytest.mark.parametrize(
+    ("timer", "deployment"), [("nightly", "nightly"), ("validate", "validate"), ("maintain", "maintenance")]
+)
 def test_the_timers_go_when_the_schedules_do_and_make_up_for_an_outage(timer: str, deployment: str) -> None:
     entries = {entry["name"]: entry for entry in yaml.safe_load(PROJECT.read_text())["deployments"]}
     minute, hour, *_, weekday = entries[deployment]["schedules"][0]["cron"].split()
