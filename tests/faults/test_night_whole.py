@@ -149,11 +149,11 @@ def survive(drafts: Drafts, settings: Settings, kills: list[Kill]) -> list[bool]
 
 
 def around_the_roots(writes: list[str]) -> list[tuple[int, When]]:
-    """Before every second write from the first root's to the one after ``latest.json``, and after two others."""
+    """Before every third write from the first root's to the one after ``latest.json``, and after two others."""
     first = next(k for k, path in enumerate(writes) if path.endswith("forecast.zarr/zarr.json"))
     last = next(k for k, path in enumerate(writes) if path.endswith("latest.json"))
     others: list[tuple[int, When]] = [(k, "after") for k in (first // 2, len(writes) - 1)]
-    return sorted([*((k, WHENS[0]) for k in range(first, last + 2, 2)), *others])
+    return sorted([*((k, WHENS[0]) for k in range(first, last + 2, 3)), *others])
 
 
 @pytest.fixture

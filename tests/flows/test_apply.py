@@ -14,6 +14,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending, Running
 from typer.testing import CliRunner, Result
@@ -67,8 +68,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     with ServerAlone(folder, os.environ) as topology:
         key = (folder / "authorisation").read_text()
+        # One worker sends all events of a process, to the server for which it was made first.
+        EventsWorker.drain_all()
         with temporary_settings({PREFECT_API_URL: f"{topology.ui_url}/api", PREFECT_API_AUTH_STRING: key}):
             yield topology.ui_url
+            EventsWorker.drain_all()
 
 
 @pytest.fixture(scope="module")
