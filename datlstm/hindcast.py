@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a hindcast has come: the newest day that is done, and how many of the days so far have a forecast."""
+    """How far a run of a hindcast has come: the newest day that is done, and how many forecasts it has made."""
 
     last_day: date
     forecasts: int
