@@ -1,6 +1,7 @@
-"""The areas that are scored by themselves: the whole region, and its sub-basins."""
+"""What is scored by itself: the whole region and its sub-basins, with and without their ice."""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from datlstm.errors import SettingsError
@@ -8,6 +9,12 @@ from datlstm.settings import Region
 
 REGION = "region"
 """The area of all sea cells."""
+
+ALL_SURFACES, ICE_FREE = "all", "ice_free"
+SURFACES = (ALL_SURFACES, ICE_FREE)
+
+ICE_THRESHOLD = 0.15
+"""A cell is covered by ice from this fraction on."""
 
 
 def area_names(region: Region) -> list[str]:
@@ -36,3 +43,9 @@ def area_masks(region: Region, ocean_mask: xr.DataArray) -> xr.DataArray:
         free = free & ~own
     areas = xr.Variable("area", np.array(area_names(region), dtype=object))
     return xr.concat(masks, areas, coords="minimal", compat="override").rename("area_mask")
+
+
+def surfaces(ice_fraction: xr.DataArray) -> xr.DataArray:
+    """Return which cells of a day a surface has, bool ``(surface, valid_time, latitude, longitude)``."""
+    ice_free = ~(ice_fraction >= ICE_THRESHOLD)
+    return xr.concat([xr.ones_like(ice_free), ice_free], pd.Index([ALL_SURFACES, ICE_FREE], name="surface"))

@@ -1,8 +1,8 @@
-"""A model bundle: everything a forecaster is, in four files that prove they belong together.
+"""A model bundle: everything a forecaster is, in a few files that prove they belong together.
 
 ``models/<id>/``: ``weights.safetensors`` (none for a statistical forecaster), ``normaliser.nc`` (climatology, scale,
-damping), ``card.json`` (skill on the validation period), and ``bundle.json``, written last: without it there is no
-bundle. Nothing here can carry code.
+damping), ``calibration.nc`` (where there is one), ``card.json`` (skill on the validation period), and ``bundle.json``,
+written last: without it there is no bundle. Nothing here can carry code.
 """
 
 import hashlib
@@ -18,18 +18,21 @@ import torch
 import xarray as xr
 
 from datlstm.compute import in_this_process
+from datlstm.ensemble import Ensemble, build_members
 from datlstm.errors import BundleError, SettingsError, StoreError
 from datlstm.formats import check_format
 from datlstm.grid import Grid, ocean_mask_hash
 from datlstm.lineage import code_version
-from datlstm.models import build
 from datlstm.normalise import Normaliser
-from datlstm.settings import Settings
+from datlstm.settings import Recipe, Settings
 from datlstm.store import Store
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Format 1 has one network, which sees what was observed and nothing else, and no calibration."""
+FIRST_RECIPE = Recipe(channels=("observed",), regression=False, members=1)
 DAMPED_PERSISTENCE = "damped_persistence"
 MANIFEST, WEIGHTS, NORMALISER, CARD = "bundle.json", "weights.safetensors", "normaliser.nc", "card.json"
+CALIBRATION = "calibration.nc"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +40,8 @@ class Bundle:
     """A forecaster with all it was fitted on.
 
     ``forecaster`` is an architecture's name, or ``damped_persistence`` for the statistical one, which has no network.
-    ``damping`` is ``(lead_time, latitude, longitude)``; ``input_days`` is how many days the network reads.
+    ``damping`` is ``(lead_time, latitude, longitude)``; ``input_days`` is how many days the networks read;
+    ``calibration`` is what `datlstm.calibration.fit_calibration` returned.
     """
 
     region: str
@@ -50,6 +54,8 @@ class Bundle:
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = FIRST_RECIPE
+    calibration: xr.Dataset | None = None
 
     @property
     def id(self) -> str:
@@ -57,6 +63,11 @@ class Bundle:
         digest = hashlib.sha256(self.normaliser.id.encode())
         digest.update(np.ascontiguousarray(self.damping.values).tobytes())
         digest.update(json.dumps([self.region, self.forecaster, self.input_days, self.config], sort_keys=True).encode())
+        if self.recipe != FIRST_RECIPE:
+            digest.update(self.recipe.model_dump_json().encode())
+        if self.calibration is not None:
+            for name in sorted(map(str, self.calibration.variables)):
+                digest.update(name.encode() + np.ascontiguousarray(self.calibration[name].values).tobytes())
         for name in sorted(self.weights):
             digest.update(name.encode() + self.weights[name].numpy().tobytes())
         return f"{self.region}-{self.forecaster.replace('_', '-')}-{digest.hexdigest()[:12]}"
@@ -68,16 +79,25 @@ class Bundle:
 
     def damped(self) -> Self:
         """Return the damped persistence of this bundle's own climatology: the ladder's next rung."""
-        return replace(self, forecaster=DAMPED_PERSISTENCE, config={}, weights={}, card={})
+        return replace(
+            self,
+            forecaster=DAMPED_PERSISTENCE,
+            config={},
+            weights={},
+            card={},
+            recipe=FIRST_RECIPE,
+            calibration=None,
+        )
 
-    def network(self) -> torch.nn.Module:
-        """Return the network with its weights, in evaluation mode. Raises `BundleError` when they don't fit it."""
+    def members(self) -> Ensemble:
+        """Return the ensemble with its weights, in evaluation mode. Raises `BundleError` when they don't fit it."""
         try:
-            network = build(self.forecaster, self.config)
-            network.load_state_dict(dict(self.weights), strict=True)
+            members = build_members(self.forecaster, self.config, self.recipe, self.input_days, self.lead_days)
+            members.load_state_dict(_of_members(self.weights), strict=True)
         except (RuntimeError, SettingsError) as error:
             raise BundleError(f"the weights of {self.id} don't fit a {self.forecaster} of its configuration") from error
-        return network.eval()
+        members.eval()
+        return members
 
     def check_matches(self, settings: Settings) -> None:
         """Raise `BundleError` unless this bundle forecasts the region of the settings, on its grid, far enough."""
@@ -115,9 +135,7 @@ class Bundle:
                 raise BundleError(
                     f"no bundle {bundle_id!r} in {store.url_of('models')}: run `datlstm models` to see them"
                 )
-            check_format(
-                manifest["format_version"], FORMAT_VERSION, f"bundle {bundle_id}", BundleError, older="retrain"
-            )
+            check_format(manifest["format_version"], FORMAT_VERSION, f"bundle {bundle_id}", BundleError, older=None)
             files = {name: _verified(store, bundle_id, name, digest) for name, digest in manifest["sha256"].items()}
             bundle = cls._from_files(manifest, files)
             hashes = manifest["hashes"]
@@ -131,7 +149,7 @@ class Bundle:
 
     @classmethod
     def _from_files(cls, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
-        fitted = xr.load_dataset(io.BytesIO(files[NORMALISER]), engine="h5netcdf")
+        fitted = _opened(files[NORMALISER])
         return cls(
             manifest["region"],
             manifest["forecaster"],
@@ -143,16 +161,18 @@ class Bundle:
             safetensors.torch.load(files[WEIGHTS]) if WEIGHTS in files else {},
             manifest["training"],
             json.loads(files[CARD]),
+            Recipe.model_validate(manifest["recipe"]) if "recipe" in manifest else FIRST_RECIPE,
+            _opened(files[CALIBRATION]) if CALIBRATION in files else None,
         )
 
     def _files(self) -> dict[str, bytes]:
         fitted = self.normaliser.to_dataset().assign(damping=self.damping.drop_attrs())
-        with in_this_process():
-            normaliser = bytes(fitted.to_netcdf(engine="h5netcdf"))
         files = {
-            NORMALISER: normaliser,
+            NORMALISER: _netcdf(fitted),
             CARD: json.dumps(self.card, indent=2, sort_keys=True).encode(),
         }
+        if self.calibration is not None:
+            files[CALIBRATION] = _netcdf(self.calibration)
         if self.weights:
             files[WEIGHTS] = safetensors.torch.save(dict(self.weights))
         return files
@@ -165,6 +185,7 @@ class Bundle:
             "forecaster": self.forecaster,
             "input_days": self.input_days,
             "config": dict(self.config),
+            "recipe": self.recipe.model_dump(mode="json"),
             "normaliser_id": self.normaliser.id,
             "hashes": self._hashes(),
             "archive_snapshot": self.archive_snapshot,
@@ -180,6 +201,22 @@ class Bundle:
             "grid": Grid(scale["latitude"].values, scale["longitude"].values).hash,
             "ocean_mask": ocean_mask_hash(self.normaliser.ocean_mask),
         }
+
+
+def _of_members(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights by their names in an ensemble; format 1 names those of its network alone."""
+    own = "0.network."
+    is_first = not any(name.startswith(own) for name in weights)
+    return {own + name if is_first else name: value for name, value in weights.items()}
+
+
+def _opened(content: bytes) -> xr.Dataset:
+    return xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+
+
+def _netcdf(dataset: xr.Dataset) -> bytes:
+    with in_this_process():
+        return bytes(dataset.to_netcdf(engine="h5netcdf"))
 
 
 def _verified(store: Store, bundle_id: str, name: str, digest: str) -> bytes:

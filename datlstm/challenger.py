@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.errors import BundleError
-from datlstm.registry import Verdict, champion_id, judge, promote
+from datlstm.gate import Verdict, judge
+from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings
+from datlstm.skill_card import CHAMPION, skill_card
 from datlstm.store import Store
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Outcome:
         rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
         return (
             f"# {self.challenger.id} {self._state()}\n\n{self.verdict.reason}\n\n| | |\n|---|---|\n{rows}\n"
-            f"RMSE in °C by lead in days, on {self.challenger.card['inits']} inits of the validation days:\n\n"
+            f"RMSE in °C by lead in days, on {self.challenger.card['days']} validation days:\n\n"
             f"{self._skill_table()}\n{self._next()}\n"
         )
 
@@ -56,7 +58,7 @@ class Outcome:
 
     def _skill_table(self) -> str:
         scores = self.challenger.card["rmse"]
-        names = [self.challenger.forecaster, DAMPED_PERSISTENCE, *(["champion"] if "champion" in scores else [])]
+        names = [self.challenger.forecaster, DAMPED_PERSISTENCE, *([CHAMPION] if CHAMPION in scores else [])]
         leads = range(1, len(scores[DAMPED_PERSISTENCE]) + 1)
         lines = [["forecaster", *map(str, leads)], ["---"] * (len(leads) + 1)]
         lines += [[name.replace("_", " "), *_hundredths(scores[name])] for name in names]
@@ -71,12 +73,19 @@ class Outcome:
         return f"{advice}: `datlstm promote {self.challenger.id}`."
 
 
+def with_card(settings: Settings, bundle: Bundle, champion: Bundle | None) -> Bundle:
+    """Return a bundle with its skill card, on which stands also what the gate says to it. Raises as `skill_card`."""
+    card = skill_card(settings, bundle, champion)
+    verdict = judge(card, bundle.forecaster, champion, settings.gate)
+    return replace(bundle, card={**card, "verdict": {"promoted": verdict.promoted, "reason": verdict.reason}})
+
+
 def judge_challenger(settings: Settings, bundle_id: str, *, may_promote: bool) -> Outcome:
     """Let the gate judge a saved bundle, and promote it if it is better and may be. Raises as `promote`."""
     store = Store(settings.store)
     challenger = Bundle.load(store, bundle_id)
     champion = comparable_champion(settings)
-    verdict = judge(challenger, champion.id if champion else None)
+    verdict = judge(challenger.card, challenger.forecaster, champion, settings.gate)
     was_promoted = verdict.promoted and may_promote
     if was_promoted:
         promote(store, bundle_id, verdict.reason)

@@ -8,6 +8,7 @@ truth from one side, and grows with every turn.
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import scores.continuous
 import xarray as xr
 
@@ -53,6 +54,18 @@ def score_days(
     return xr.Dataset(
         scored, {**coordinates, "forecaster": list(forecasts), "lead_time": climatology["lead_time"]}
     ).transpose(*DIMS)
+
+
+def init_times(valid_time: xr.DataArray, lead_days: int) -> xr.DataArray:
+    """Return the inits ``(valid_time, lead_time)`` of the forecasts for days."""
+    leads = np.arange(1, lead_days + 1, dtype="int32")
+    return valid_time - xr.DataArray(pd.to_timedelta(leads, "D"), dims="lead_time", coords={"lead_time": leads})
+
+
+def by_valid_day(made: xr.DataArray, inits: xr.DataArray) -> xr.DataArray:
+    """Return forecasts ``(valid_time, lead_time, …)``, NaN where there is none from the ``inits`` of `init_times`."""
+    plain = made.drop_vars("valid_time", errors="ignore").reindex(init_time=np.unique(inits.values))
+    return plain.sel(init_time=inits, lead_time=inits["lead_time"]).drop_vars("init_time")
 
 
 def _cells(field: xr.DataArray, kept: np.ndarray, *more: str) -> np.ndarray:

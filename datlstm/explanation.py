@@ -14,6 +14,7 @@ from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.errors import ArchiveError, BundleError, DatlstmError, NotEnoughDataError, ProductError, StoreError
 from datlstm.forecasting import forecast
+from datlstm.inputs import FIELDS
 from datlstm.ladder import ForecastSource, NightlyForecast
 from datlstm.lineage import changed_settings, code_version
 from datlstm.products.forecast import draft_against, forecast_cube, read_init, shown
@@ -220,8 +221,8 @@ def _made_again(settings: Settings, bundle: Bundle, init: xr.Dataset, init_day: 
     baseline = HeatwaveBaseline.load(store, baseline_id) if baseline_id else None
     first = init_day - timedelta(days=bundle.input_days - 1)
     with explained(store.url_of(ARCHIVE_PATH)):
-        sst = Archive(settings).read(first, init_day, snapshot_id)["sst"].load()
-        made = forecast(bundle, sst, pd.DatetimeIndex([pd.Timestamp(init_day)])).isel(init_time=0)
+        inputs = Archive(settings).read(first, init_day, snapshot_id)[list(FIELDS)].load()
+        made = forecast(bundle, inputs, pd.DatetimeIndex([pd.Timestamp(init_day)])).isel(init_time=0)
         made = made.isel(lead_time=slice(0, init.sizes["lead_time"]))
         source, age, missing = (int(init[name]) for name in ("forecast_source", "input_age_days", "n_missing_inputs"))
         again = NightlyForecast(init_day, made, ForecastSource(source), bundle, snapshot_id, age, missing)

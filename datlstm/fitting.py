@@ -19,79 +19,128 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, Subset
 
 from datlstm.checkpoints import Checkpoints, Progress, Weights
 from datlstm.compute import quiet_lightning, torch_threads
+from datlstm.ensemble import AnomalyForecaster
 from datlstm.errors import NotEnoughDataError, TrainingInterruptedError
-from datlstm.forecasting import AnomalyForecaster
+from datlstm.inputs import Record
 from datlstm.settings import TrainingSettings
 from datlstm.windows import Windows
 
 MONITORED = "validation_loss"
+# Of the networks' learning rate: a linear term on features of unit size bears more.
+REGRESSION_RATE = 3.0
+# Share of the steps in which the learning rate rises.
+WARM_UP = 0.1
+# Windows that are looked at together before training.
+GATHERED = 64
 OnEpoch = Callable[[int, float], None]
 
 log = logging.getLogger(__name__)
 
 
 class ForecastModule(lightning.LightningModule):
-    """Trains an `AnomalyForecaster` on the masked, area-weighted mean square error of every frame it estimates.
+    """Trains an `AnomalyForecaster`: each member on the weighted mean square error of every frame it estimates.
 
-    ``cell_weights`` are ``(height, width)``: the area of sea cells, 0 on land. Frames that were not observed do not
-    count.
+    ``cell_weights`` are ``(height, width)``: what a cell counts in the error, 0 on land. ``lead_weights`` are
+    ``(lead_days,)``; a day before the first lead counts as that. Frames that were not observed do not count. A batch is
+    where its windows begin in the record.
     """
 
     cell_weights: Tensor
+    lead_weights: Tensor
 
     def __init__(
-        self, model: AnomalyForecaster, cell_weights: Tensor, settings: TrainingSettings, input_days: int
+        self,
+        model: AnomalyForecaster,
+        record: Record,
+        cell_weights: Tensor,
+        lead_weights: Tensor,
+        settings: TrainingSettings,
+        input_days: int,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.record = model, record
         self.settings = settings
         self.input_days = input_days
         self.register_buffer("cell_weights", cell_weights.float())
+        self.register_buffer("lead_weights", lead_weights.float())
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return the loss over every estimated frame of a batch."""
-        loss = masked_loss(*self._estimates_and_truth(batch), self.cell_weights)
+    def training_step(self, starts: Tensor, batch_index: int) -> Tensor:
+        """Return the members' mean loss over every estimated frame of a batch."""
+        sign = torch.ones(len(starts), device=self.device)
+        if self.settings.sign_flips:
+            sign = 2.0 * torch.randint(2, (len(starts),), device=self.device) - 1
+        loss = self._loss(*self._estimates_and_truth(starts, sign))
         self.log("training_loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Log the loss over the forecast frames of a batch."""
-        leads = batch[0].shape[1] - self.input_days
-        estimates, truth, observed = (part[:, -leads:] for part in self._estimates_and_truth(batch))
-        loss = masked_loss(estimates, truth, observed, self.cell_weights)
-        self.log(MONITORED, loss, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
+    def validation_step(self, starts: Tensor, batch_index: int) -> None:
+        """Log the loss of the members' mean over the forecast frames of a batch."""
+        leads = len(self.lead_weights)
+        estimates, truth, observed = self._estimates_and_truth(starts, torch.ones(len(starts), device=self.device))
+        loss = self._loss(estimates.mean(0, keepdim=True)[:, :, -leads:], truth[:, -leads:], observed[:, -leads:])
+        self.log(MONITORED, loss, prog_bar=True, batch_size=len(starts), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW under a one-cycle schedule over the whole training."""
-        optimiser = torch.optim.AdamW(self.parameters(), lr=self.settings.learning_rate, weight_decay=1e-2)
+        """Return AdamW under a one-cycle schedule over the whole training; the regressions learn faster."""
+        rate, members = self.settings.learning_rate, self.model.members.each()
+        learnt: list[tuple[list[nn.Module], float]] = [
+            ([member.network for member in members], rate),
+            ([member.regression for member in members if member.regression is not None], REGRESSION_RATE * rate),
+        ]
+        rates = [own for modules, own in learnt if modules]
+        groups = [{"params": list(nn.ModuleList(modules).parameters())} for modules, _ in learnt if modules]
+        optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=self.settings.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.settings.learning_rate, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=WARM_UP)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def weights(self) -> Weights:
-        """Return a copy of the network's weights, on the CPU."""
+        """Return a copy of the members' weights, on the CPU."""
         plain = torch.contiguous_format
         return {
             name: value.detach().cpu().clone(memory_format=plain)
-            for name, value in self.model.network.state_dict().items()
+            for name, value in self.model.members.state_dict().items()
         }
 
-    def _estimates_and_truth(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        frames, observed = batch
-        estimates = self.model(frames[:, : self.input_days], observed[:, : self.input_days])
-        estimated = slice(-estimates.shape[1], None)
-        return estimates, frames[:, estimated], observed[:, estimated]
+    def _estimates_and_truth(self, starts: Tensor, sign: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.record = self.record.on(self.device)
+        days = self.record.gather(starts, self.input_days + len(self.lead_weights)).times(sign)
+        estimates = self.model(days.until(self.input_days))
+        estimated = slice(-estimates.shape[2], None)
+        return estimates, days.frames[:, estimated], days.observed[:, estimated]
+
+    def _loss(self, estimates: Tensor, truth: Tensor, observed: Tensor) -> Tensor:
+        before = estimates.shape[2] - len(self.lead_weights)
+        by_day = torch.cat([self.lead_weights[:1].expand(before), self.lead_weights])
+        return masked_loss(estimates, truth, observed, by_day[:, None, None, None] * self.cell_weights)
 
 
-def masked_loss(estimates: Tensor, truth: Tensor, observed: Tensor, cell_weights: Tensor) -> Tensor:
-    """Return the weighted mean square error over observed cells, all tensors ``(batch, days, 1, height, width)``."""
-    weights = observed * cell_weights
-    return (weights * (estimates - truth) ** 2).sum() / weights.sum().clamp_min(torch.finfo(estimates.dtype).tiny)
+def masked_loss(estimates: Tensor, truth: Tensor, observed: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean square error over observed cells.
+
+    ``estimates`` are ``(…, batch, days, 1, height, width)``, the others may lack what is before the batch; ``weights``
+    broadcast to them.
+    """
+    counted = observed * weights
+    square = (counted * (estimates - truth) ** 2).sum((-5, -4, -3, -2, -1))
+    return (square / counted.sum().clamp_min(torch.finfo(estimates.dtype).tiny)).mean()
+
+
+def lead_weights(model: AnomalyForecaster, record: Record, starts: Tensor, cell_weights: Tensor) -> Tensor:
+    """Return the inverse mean square error ``(lead_days,)`` of damped persistence over windows, in normalised units."""
+    leads = len(model.damping)
+    total = torch.zeros(2, leads, dtype=torch.float64)
+    for batch in starts.split(GATHERED):
+        days = record.gather(batch, leads + 1)
+        counted = days.observed[:, 1:] * cell_weights
+        square = counted * (model.damped(days.frames[:, :1]) - days.frames[:, 1:]) ** 2
+        total += torch.stack([square.sum((0, 2, 3, 4)), counted.sum((0, 2, 3, 4))]).double()
+    return torch.where(total[0] > 0, total[1] / total[0], torch.ones(leads)).float()
 
 
 def fit(
@@ -169,7 +218,7 @@ def _loaders(
     )
     return (
         DataLoader(training, chosen.batch_size, sampler=sampler),
-        DataLoader(validation.spread(chosen.validation_windows), 2 * chosen.batch_size),
+        DataLoader(Subset(validation, validation.spread(chosen.validation_windows)), 2 * chosen.batch_size),
     )
 
 

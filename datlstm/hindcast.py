@@ -106,7 +106,7 @@ def _drafts(
     """Make the forecasts from consecutive days, all at once, and yield those that are credible by their day."""
     reach = timedelta(days=max(bundle.input_days, OBSERVED_DAYS) - 1)
     days = Archive(settings).read(inits[0] - reach, inits[-1], snapshot_id).load()
-    made = forecast(bundle, days["sst"], pd.DatetimeIndex(inits)).isel(lead_time=slice(settings.model.lead_days))
+    made = forecast(bundle, days, pd.DatetimeIndex(inits)).isel(lead_time=slice(settings.model.lead_days))
     is_usable = days["sst"].notnull().any(("latitude", "longitude")).values
     is_model = bundle.forecaster != DAMPED_PERSISTENCE
     source = ForecastSource.MODEL if is_model else ForecastSource.DAMPED_PERSISTENCE

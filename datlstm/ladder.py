@@ -14,6 +14,7 @@ from datlstm.archive import Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.errors import BundleError, NotEnoughDataError
 from datlstm.forecasting import forecast
+from datlstm.inputs import FIELDS
 from datlstm.preparation import fit_baseline
 from datlstm.registry import bundle_ids, standing_promotion
 from datlstm.settings import Settings
@@ -66,9 +67,9 @@ def nightly_forecast(settings: Settings, forecast_date: date, snapshot_id: str |
         age = (forecast_date - init).days
         if bundle.forecaster != DAMPED_PERSISTENCE and not _model_may(settings, bundle, age, missing):
             continue
-        sst = archive.read(first, init, snapshot_id)["sst"].load()
+        days = archive.read(first, init, snapshot_id)[list(FIELDS)].load()
         try:
-            made = forecast(bundle, sst, pd.DatetimeIndex([pd.Timestamp(init)])).isel(init_time=0)
+            made = forecast(bundle, days, pd.DatetimeIndex([pd.Timestamp(init)])).isel(init_time=0)
         except BundleError as error:
             log.error("the next rung forecasts: %s", error)
             continue

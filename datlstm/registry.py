@@ -1,10 +1,8 @@
-"""Which bundle forecasts: the champion pointer, the gate a challenger must pass, and the way back."""
+"""Which bundle forecasts: the champion pointer, how it is moved, and the way back."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from datlstm.bundle import MANIFEST, Bundle
 from datlstm.clock import now_seconds
@@ -14,20 +12,10 @@ from datlstm.store import Store, as_json
 
 CHAMPION = "models/champion.json"
 FORMAT_VERSION = 1
-# Less than this share of the rival's RMSE is rounding, not skill.
-MINIMUM_GAIN = 1e-3
 
 
 class DamagedPointerError(BundleError):
     """The pointer to the champion is not one."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a challenger may become champion, and why."""
-
-    promoted: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -62,26 +50,6 @@ def champion_id(store: Store) -> str | None:
 def bundle_ids(store: Store) -> list[str]:
     """Return the ids of all complete bundles."""
     return [path.split("/")[1] for path in store.list("models") if path.endswith(f"/{MANIFEST}")]
-
-
-def judge(challenger: Bundle, champion: str | None) -> Verdict:
-    """Decide on the challenger's skill card: fail-closed, so a missing or non-finite score refuses.
-
-    Its mean RMSE over leads, on the hindcasts of the validation period, must be below damped persistence's by
-    `MINIMUM_GAIN`, and likewise below that of the champion on the same hindcasts where there is one.
-    """
-    scores = challenger.card.get("rmse", {})
-    own = _mean(scores.get(challenger.forecaster))
-    if own is None:
-        return Verdict(False, "its card has no finite validation score")
-    for rival in ("damped_persistence", *(["champion"] if champion else [])):
-        bar = _mean(scores.get(rival))
-        if bar is None or own >= bar * (1 - MINIMUM_GAIN):
-            score = "no finite score on the same days" if bar is None else f"{bar:.4f} °C"
-            return Verdict(False, f"mean validation RMSE {own:.4f} °C does not beat {rival.replace('_', ' ')}: {score}")
-    return Verdict(
-        True, f"mean validation RMSE {own:.4f} °C, damped persistence {_mean(scores['damped_persistence']):.4f}"
-    )
 
 
 def promote(store: Store, bundle_id: str, reason: str, *, renew: bool = False) -> None:
@@ -137,7 +105,3 @@ def _parsed(store: Store, content: bytes | None) -> dict[str, Any] | None:
     if pointer is not None:
         check_format(pointer.get("format_version", 1), FORMAT_VERSION, store.url_of(CHAMPION), BundleError)
     return pointer
-
-
-def _mean(values: list[float] | None) -> float | None:
-    return float(np.mean(values)) if values and np.isfinite(values).all() else None

@@ -38,6 +38,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ArchitectureName = Literal["convlstm", "datlstm", "predrnn", "simvp", "swinlstm-b", "swinlstm-d", "tctn"]
+Channel = Literal["observed", "tendency", "season", "latitude", "ice"]
 
 
 class Frozen(BaseModel):
@@ -233,6 +234,19 @@ class NormaliserSettings(Frozen):
     minimum_scale_kelvin: PositiveFloat = 0.05
 
 
+class Recipe(Frozen):
+    """What an architecture is put into.
+
+    ``channels`` is what its networks see beside the anomaly, ``regression`` the linear regression that an operational
+    network adds to, ``members`` how many networks are trained from different initial weights: the forecast is their
+    mean.
+    """
+
+    channels: tuple[Channel, ...] = ("observed", "tendency", "season", "latitude", "ice")
+    regression: bool = True
+    members: PositiveInt = 1
+
+
 class ModelSettings(Frozen):
     """The architecture by name, its preset, and each architecture's own options over that preset.
 
@@ -244,6 +258,7 @@ class ModelSettings(Frozen):
     input_days: Annotated[int, Field(ge=2)] = 10
     lead_days: PositiveInt = 10
     options: dict[str, dict[str, Any]] = {}
+    recipe: Recipe = Recipe()
 
 
 class TrainingSettings(Frozen):
@@ -263,6 +278,8 @@ class TrainingSettings(Frozen):
     validation_windows: PositiveInt = 128
     batch_size: PositiveInt = 8
     learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    sign_flips: bool = True
     weight_average_decay: Fraction = 0.98
     patience: PositiveInt = 6
     maximum_missing_fraction: Fraction = 0.2
@@ -274,6 +291,19 @@ class TrainingSettings(Frozen):
     compile: bool = False
     maximum_minutes: PositiveFloat | None = None
     grace_seconds: Annotated[float, Field(gt=0, le=25)] = 20.0
+
+
+class GateSettings(Frozen):
+    """What a challenger must prove on the validation period to become champion; see `datlstm.gate.judge`.
+
+    Seasons are those of three months, December the first.
+    """
+
+    minimum_days: PositiveInt = 365
+    minimum_days_of_season: Annotated[int, Field(ge=0)] = 60
+    largest_loss: Fraction = 0.02
+    maximum_bias_kelvin: PositiveFloat = 0.1
+    better_from_day: PositiveInt = 3
 
 
 class ForecastSettings(Frozen):
@@ -380,6 +410,7 @@ class Settings(Frozen):
     normaliser: NormaliserSettings = NormaliserSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    gate: GateSettings = GateSettings()
     forecast: ForecastSettings = ForecastSettings()
     products: ProductSettings = ProductSettings()
     retention: RetentionSettings = RetentionSettings()

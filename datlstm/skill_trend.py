@@ -5,8 +5,8 @@ from datetime import date
 import numpy as np
 import xarray as xr
 
-from datlstm.areas import REGION
-from datlstm.products.skill import ALL_SURFACES, FORECAST, standing_skill
+from datlstm.areas import ALL_SURFACES, REGION
+from datlstm.products.skill import FORECAST, standing_skill
 from datlstm.settings import Frozen, Settings
 from datlstm.verification import pooled
 

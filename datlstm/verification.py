@@ -8,7 +8,6 @@ area, and beside it the stability of successive forecasts: `datlstm.day_scores`.
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ import xarray as xr
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.errors import NotEnoughDataError
-from datlstm.forecasting import forecast, reference_forecasts
 from datlstm.grid import Grid
 from datlstm.settings import Settings
 from datlstm.windows import Periods
@@ -26,7 +24,6 @@ from datlstm.windows import Periods
 DEFINITIONS_VERSION = 2
 CELLS = ("latitude", "longitude")
 METRICS = ("rmse", "mae", "bias", "acc")
-CARD_INITS = 100
 
 
 def score(forecasts: Mapping[str, xr.DataArray], truth: xr.DataArray, climatology: xr.DataArray) -> xr.Dataset:
@@ -73,34 +70,20 @@ def valid_truth(sst: xr.DataArray, valid_time: xr.DataArray) -> xr.DataArray:
     return sst.reindex(time=days).sel(time=valid_time).drop_vars("time")
 
 
-def skill_card(settings: Settings, bundle: Bundle, champion: Bundle | None) -> dict[str, Any]:
-    """Return the RMSE by lead, °C, of a bundle, the champion and the baselines, on inits of the validation period.
+def validation_inits(settings: Settings, bundle: Bundle, most: int) -> pd.DatetimeIndex:
+    """Return at most so many days, spread evenly, whose forecasts by a bundle lie in the validation period.
 
-    Inits are spread evenly over the period, on which nothing was fitted. Raises `NotEnoughDataError` when it is short.
+    Raises `NotEnoughDataError` when there is none.
     """
-    archive = Archive(settings)
-    usable = archive.usable_days(bundle.archive_snapshot)
+    usable = Archive(settings).usable_days(bundle.archive_snapshot)
     first, last = Periods.of(settings, usable).validation
-    bundles = {bundle.forecaster: bundle} | ({"champion": champion} if champion else {})
-    reach = max(b.input_days for b in bundles.values()) - 1
-    last_init = last - timedelta(days=bundle.lead_days)
-    candidates = sorted(set(usable) & set(pd.date_range(first + timedelta(days=reach), last_init).date))
+    earliest, latest = first + timedelta(days=bundle.input_days - 1), last - timedelta(days=bundle.lead_days)
+    candidates = sorted(set(usable) & set(pd.date_range(earliest, latest).date))
     if not candidates:
         raise NotEnoughDataError(
             f"no usable init day in the validation period {first} … {last}: backfill more days, or lengthen it"
         )
-    inits = pd.DatetimeIndex(candidates[:: max(1, len(candidates) // CARD_INITS)])
-    sst = archive.read(first, last, bundle.archive_snapshot)["sst"].load()
-    forecasts = {name: forecast(b, sst, inits) for name, b in bundles.items()}
-    forecasts = forecasts | reference_forecasts(bundle, sst, inits)
-    truth = valid_truth(sst, forecasts["climatology"]["valid_time"])
-    rmse = pooled_rmse(score(forecasts, truth, forecasts["climatology"]))
-    return {
-        "period": [str(first), str(last)],
-        "inits": len(inits),
-        "definitions_version": DEFINITIONS_VERSION,
-        "rmse": {str(name): rmse.sel(forecaster=name).values.tolist() for name in rmse["forecaster"].values},
-    }
+    return pd.DatetimeIndex(candidates[:: max(1, -(-len(candidates) // most))])
 
 
 def _score_one(fcst: xr.DataArray, obs: xr.DataArray, climatology: xr.DataArray, weights: xr.DataArray) -> xr.Dataset:

@@ -8,18 +8,20 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from datlstm.archive import Archive
 from datlstm.errors import NotEnoughDataError, ProductError
 from datlstm.formats import check_format
+from datlstm.inputs import Record
 from datlstm.normalise import Normaliser
 from datlstm.settings import Settings
 from datlstm.staged import StagedZarr
 from datlstm.store import Store
 
 CUBE_CHUNK_DAYS = 360
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Format 1 has no sea ice."""
 
 
 @dataclass(frozen=True)
@@ -56,31 +58,35 @@ class Periods:
 
 
 def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Periods, snapshot_id: str) -> str:
-    """Write the normalised anomaly of both periods with Dask, and return its path in the store.
+    """Write what is trained on, of both periods, with Dask, and return its path in the store.
 
-    ``anomaly(time, latitude, longitude)`` float32, dimensionless, NaN where missing or land. The path names the
-    normaliser, the snapshot and the last day, so an existing cube is the wanted one; it becomes visible only when it is
-    whole.
+    ``anomaly`` float32, normalised, and ``sea_ice_fraction`` float32, each ``(time, latitude, longitude)``, NaN where
+    missing or land. The path names the normaliser, the snapshot and the last day, so an existing cube is the wanted
+    one, unless another release wrote it in another format; it becomes visible only when it is whole.
     """
     first, last = periods.training[0], periods.validation[1]
-    path = f"training/{normaliser.id}-{snapshot_id[:8]}-{last:%Y%m%d}.zarr"
+    path = f"training/{normaliser.id}-{snapshot_id[:8]}-{last:%Y%m%d}-{FORMAT_VERSION}.zarr"
     store = Store(settings.store)
     with store.writer("training") as confirm:
         staged = StagedZarr(store, path, confirm)
         if staged.is_empty_store:
-            anomaly = normaliser.to_anomaly(Archive(settings).read(first, last, snapshot_id)["sst"])
-            cube = anomaly.chunk(time=CUBE_CHUNK_DAYS, latitude=-1, longitude=-1).to_dataset(name="anomaly")
+            days = Archive(settings).read(first, last, snapshot_id)
+            fields = {"anomaly": normaliser.to_anomaly(days["sst"]), "sea_ice_fraction": days["sea_ice_fraction"]}
+            cube = xr.Dataset(fields).chunk(time=CUBE_CHUNK_DAYS, latitude=-1, longitude=-1).astype("float32")
             nan = np.float32(np.nan)
-            cube.drop_encoding().drop_attrs(deep=False).assign_attrs(format_version=FORMAT_VERSION).to_zarr(
-                staged, zarr_format=3, consolidated=False, encoding={"anomaly": {"_FillValue": nan, "fill_value": nan}}
+            cube.drop_encoding().drop_attrs().assign_attrs(format_version=FORMAT_VERSION).to_zarr(
+                staged,
+                zarr_format=3,
+                consolidated=False,
+                encoding={name: {"_FillValue": nan, "fill_value": nan} for name in fields},
             )
             staged.commit()
             staged.follow_up()
     return path
 
 
-def open_training_cube(settings: Settings, path: str) -> xr.DataArray:
-    """Return the normalised anomaly ``(time, latitude, longitude)`` of a training cube, lazily.
+def open_training_cube(settings: Settings, path: str) -> xr.Dataset:
+    """Return a training cube, as `write_training_cube` wrote it, lazily.
 
     Raises `ProductError` for one that another release wrote in another format.
     """
@@ -88,44 +94,44 @@ def open_training_cube(settings: Settings, path: str) -> xr.DataArray:
     cube = xr.open_zarr(store.zarr(path, read_only=True))
     found = cube.attrs.get("format_version", 1)
     check_format(found, FORMAT_VERSION, store.url_of(path), ProductError, older="delete it, and train again")
-    return cube["anomaly"]
+    return cube
 
 
-class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """All admissible windows of a period, gathered from one tensor that holds the whole period.
+class Windows(Dataset[int]):
+    """All admissible windows of a period, by where in a record each begins; the record is gathered from in batches.
 
-    An item is ``(frames, observed)``: float32 and bool ``(days, 1, height, width)``; a missing cell's frame is 0, the
-    climatology. A window is admissible when its last input day is observed and at most ``maximum_missing_fraction``
-    of its days are missing. Raises `NotEnoughDataError` when none is.
+    A window is admissible when its last input day is observed and at most ``maximum_missing_fraction`` of its days are
+    missing. ``first`` and ``last`` are the places of the period's days in the record. Raises `NotEnoughDataError` when
+    no window is admissible.
     """
 
-    def __init__(self, anomaly: xr.DataArray, input_days: int, lead_days: int, maximum_missing_fraction: float) -> None:
-        values = torch.from_numpy(np.ascontiguousarray(anomaly.values, dtype=np.float32))
-        self._observed = torch.isfinite(values)
-        self._frames = torch.nan_to_num(values, nan=0.0)
+    def __init__(
+        self,
+        record: Record,
+        places: tuple[int, int],
+        input_days: int,
+        lead_days: int,
+        maximum_missing_fraction: float,
+    ) -> None:
         self._length = input_days + lead_days
-        self.starts = self._admissible(input_days, maximum_missing_fraction)
+        first, last = places
+        present = record.observed_days()[first : last + 1]
+        self.starts = first + self._admissible(present, input_days, maximum_missing_fraction)
         if not len(self.starts):
-            first, last = (str(t)[:10] for t in anomaly["time"].values[[0, -1]])
-            raise NotEnoughDataError(f"no window of {self._length} days is complete enough in {first} … {last}")
+            raise NotEnoughDataError(f"no window of {self._length} days in {len(present)} is complete enough")
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.__getitems__([index])[0]
+    def __getitem__(self, index: int) -> int:
+        return int(self.starts[index])
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return several windows; the loader calls this once a batch."""
-        days = self.starts[torch.tensor(indices)][:, None] + torch.arange(self._length)
-        return list(zip(self._frames[days].unsqueeze(2), self._observed[days].unsqueeze(2), strict=True))
+    def spread(self, count: int) -> list[int]:
+        """Return which windows to take for at most ``count`` of them, spread evenly over the period."""
+        places: list[int] = np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist()
+        return places
 
-    def spread(self, count: int) -> "Subset[tuple[Tensor, Tensor]]":
-        """Return at most ``count`` windows, spread evenly over the period."""
-        return Subset(self, np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist())
-
-    def _admissible(self, input_days: int, maximum_missing_fraction: float) -> Tensor:
-        present = self._observed.flatten(1).any(dim=1)
+    def _admissible(self, present: Tensor, input_days: int, maximum_missing_fraction: float) -> Tensor:
         if len(present) < self._length:
             return torch.zeros(0, dtype=torch.long)
         missing = self._length - present.unfold(0, self._length, 1).sum(dim=1)

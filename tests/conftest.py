@@ -67,6 +67,10 @@ validation_windows = 8
 validation_days = 60
 batch_size = 8
 accelerator = "cpu"
+
+[gate]
+minimum_days = 30
+minimum_days_of_season = 0
 """
 
 BUCKET, PUBLIC_BUCKET = "datlstm-tests", "datlstm-public"

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -26,15 +26,19 @@ from torch.utils.benchmark import Timer
 
 from datlstm.archive import Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
+from datlstm.challenger import with_card
+from datlstm.ensemble import anomaly_forecaster
 from datlstm.errors import DatlstmError, NotEnoughDataError, SettingsError
-from datlstm.forecasting import anomaly_forecaster, forecast, reference_forecasts
+from datlstm.forecasting import forecast, reference_forecasts
+from datlstm.inputs import FIELDS, Inputs
 from datlstm.models import Preset, architecture
 from datlstm.preparation import prepare
 from datlstm.registry import bundle_ids
 from datlstm.settings import Settings
+from datlstm.significance import gain
 from datlstm.store import Store
 from datlstm.training import network_config, retrain
-from datlstm.verification import pooled_rmse, score, skill_card, valid_truth
+from datlstm.verification import pooled_rmse, score, valid_truth
 from datlstm.windows import Periods
 
 BLOCK_VALUES = 2**21
@@ -45,9 +49,6 @@ TRIAL_STEPS = 10
 
 PRECISION_INITS = 50
 """Forecasts, spread over the period, that are made in bfloat16 as well."""
-
-RESAMPLES = 1000
-BLOCK_DAYS = 20
 
 Period = tuple[date, date]
 Prepared = tuple[str, str]
@@ -168,8 +169,8 @@ def hindcast_scores(settings: Settings, bundle: Bundle, period: Period, snapshot
     for start in range(0, len(inits), size):
         block = inits[start : start + size]
         first = block[0] - pd.Timedelta(days=bundle.input_days - 1)
-        sst = archive.read(first.date(), min((block[-1] + reach).date(), period[1]), snapshot_id)["sst"].load()
-        blocks.append(_block_scores(bundle, sst, block, period))
+        days = archive.read(first.date(), min((block[-1] + reach).date(), period[1]), snapshot_id)
+        blocks.append(_block_scores(bundle, days[list(FIELDS)].load(), block, period))
     scored = xr.concat(blocks, "init_time")
     if not scored["n"].any():
         raise NotEnoughDataError(
@@ -178,14 +179,14 @@ def hindcast_scores(settings: Settings, bundle: Bundle, period: Period, snapshot
     return scored
 
 
-def precision_cost(bundle: Bundle, sst: xr.DataArray, init_times: pd.DatetimeIndex) -> PrecisionCost:
+def precision_cost(bundle: Bundle, days: xr.Dataset, init_times: pd.DatetimeIndex) -> PrecisionCost:
     """Return how far a bundle's forecasts under bfloat16 autocast on the CPU are from those in float32.
 
-    ``sst`` and ``init_times`` are as for `datlstm.forecasting.forecast`; cells are weighted by area.
+    ``days`` and ``init_times`` are as for `datlstm.forecasting.forecast`; cells are weighted by area.
     """
-    full = forecast(bundle, sst, init_times)
+    full = forecast(bundle, days, init_times)
     with torch.autocast("cpu", torch.bfloat16):
-        reduced = forecast(bundle, sst, init_times)
+        reduced = forecast(bundle, days, init_times)
     scored = score({"bfloat16": reduced}, full, full)
     by_lead = pooled_rmse(scored).sel(forecaster="bfloat16", drop=True)
     return PrecisionCost(float((by_lead**2).mean() ** 0.5), by_lead)
@@ -196,12 +197,16 @@ def milliseconds_per_forecast(bundle: Bundle) -> float:
     """Return the median time of one forecast by a bundle's network, batch 1, on one CPU thread."""
     mask = bundle.normaliser.ocean_mask
     shape = (1, bundle.input_days, 1, *mask.shape)
-    inputs = {
-        "model": anomaly_forecaster(bundle.network(), mask, bundle.damping),
-        "frames": torch.zeros(shape),
-        "observed": torch.from_numpy(mask.values).expand(shape),
-    }
-    return float(Timer("model(frames, observed)", globals=inputs).blocked_autorange(min_run_time=0.5).median) * 1e3
+    inputs = Inputs(torch.zeros(shape), torch.from_numpy(mask.values).expand(shape), torch.zeros(shape), torch.zeros(1))
+    model = anomaly_forecaster(bundle.members(), bundle.recipe, mask, bundle.damping)
+    return (
+        float(
+            Timer("model(inputs)", globals={"model": model, "inputs": inputs})
+            .blocked_autorange(min_run_time=0.5)
+            .median
+        )
+        * 1e3
+    )
 
 
 def _scored_period(settings: Settings, test: Period | None, snapshot_id: str) -> Period:
@@ -241,11 +246,11 @@ def _contender(
 
 
 def _cost(settings: Settings, bundle: Bundle, record: dict[str, Any], period: Period, snapshot_id: str) -> Cost:
-    parameters = sum(parameter.numel() for parameter in bundle.network().parameters())
+    parameters = sum(parameter.numel() for parameter in bundle.members().parameters())
     inits = pd.date_range(*period)[:: max(1, (period[1] - period[0]).days // PRECISION_INITS)]
     first = inits[0] - pd.Timedelta(days=bundle.input_days - 1)
-    sst = Archive(settings).read(first.date(), period[1], snapshot_id)["sst"].load()
-    change = precision_cost(bundle, sst, inits).overall
+    days = Archive(settings).read(first.date(), period[1], snapshot_id)[list(FIELDS)].load()
+    change = precision_cost(bundle, days, inits).overall
     return Cost(parameters, record["steps"], record["minutes"], milliseconds_per_forecast(bundle), change)
 
 
@@ -269,7 +274,7 @@ def _trained(settings: Settings, prepared: Prepared, report: Callable[[str], Non
             paced, *prepared, lambda epoch, loss: report(f"{name}: epoch {epoch}, validation loss {loss:.4f}")
         )
     minutes = (time.perf_counter() - started) / 60
-    bundle = replace(bundle, card=skill_card(settings, bundle, None))
+    bundle = with_card(settings, bundle, None)
     record = {"bundle_id": bundle.save(store), "steps": len(steps), "minutes": minutes}
     store.write_json(path, record)
     return bundle, record
@@ -327,8 +332,9 @@ def _step_times() -> Iterator[list[float]]:
         handle.remove()
 
 
-def _block_scores(bundle: Bundle, sst: xr.DataArray, inits: pd.DatetimeIndex, period: Period) -> xr.Dataset:
-    forecasts = {bundle.forecaster: forecast(bundle, sst, inits), **reference_forecasts(bundle, sst, inits)}
+def _block_scores(bundle: Bundle, days: xr.Dataset, inits: pd.DatetimeIndex, period: Period) -> xr.Dataset:
+    sst = days["sst"]
+    forecasts = {bundle.forecaster: forecast(bundle, days, inits), **reference_forecasts(bundle, sst, inits)}
     valid_time = forecasts["climatology"]["valid_time"]
     first, last = (np.datetime64(day, "ns") for day in period)
     truth = valid_truth(sst, valid_time).where((valid_time >= first) & (valid_time <= last))
@@ -346,19 +352,9 @@ def _check_complete(scored: xr.Dataset, reference: xr.Dataset) -> None:
 
 
 def _skill(scored: xr.Dataset, name: str) -> Skill:
-    """Return a forecaster's skill; the interval is that of a paired circular block bootstrap (Politis, Romano 1992)."""
+    """Return a forecaster's skill; see `datlstm.significance`."""
     square = (scored["rmse"].astype("float64") ** 2 * scored["n"]).fillna(0.0)
     own, bar = (square.sel(forecaster=of).transpose("init_time", ...).values for of in (name, DAMPED_PERSISTENCE))
-    weights = _block_resamples(len(own))
-    resampled = (1 - (weights @ own) / (weights @ bar)).mean(axis=1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    saved = gain(own, bar)
     rmse = pooled_rmse(scored).sel(forecaster=name).values.tolist()
-    return Skill(tuple(rmse), float((1 - own.sum(0) / bar.sum(0)).mean()), (float(low), float(high)))
-
-
-def _block_resamples(inits: int) -> np.ndarray:
-    """Return how often each init is drawn, ``(RESAMPLES, inits)``, in blocks of `BLOCK_DAYS`; the same each time."""
-    generator = np.random.default_rng(0)
-    starts = generator.integers(0, inits, (RESAMPLES, math.ceil(inits / BLOCK_DAYS)))
-    drawn = ((starts[..., None] + np.arange(BLOCK_DAYS)) % inits).reshape(RESAMPLES, -1)
-    return np.stack([np.bincount(row, minlength=inits) for row in drawn]).astype(float)
+    return Skill(tuple(rmse), saved.mean, (saved.low, saved.high))

@@ -3,7 +3,8 @@
 from rich.markup import escape
 from rich.table import Column, Table
 
-from datlstm.comparison.sst import BLOCK_DAYS, Comparison, Cost, Skill
+from datlstm.comparison.sst import Comparison, Cost, Skill
+from datlstm.significance import BLOCK_DAYS
 
 TABLE_WIDTH = 200
 

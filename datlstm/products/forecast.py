@@ -9,6 +9,7 @@ import xarray as xr
 
 from datlstm import daily
 from datlstm.archive import SEA, Archive
+from datlstm.areas import ICE_THRESHOLD
 from datlstm.clock import now_seconds
 from datlstm.cube import Cube, CubeWriter
 from datlstm.errors import ProductError
@@ -28,7 +29,6 @@ from datlstm.settings import Settings
 from datlstm.store import Store
 
 FORECAST_PATH = "forecast.zarr"
-ICE_THRESHOLD = 0.15
 Outcome = Literal["published", "kept", "unchanged"]
 
 log = logging.getLogger(__name__)

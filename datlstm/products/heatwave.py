@@ -193,6 +193,12 @@ def categories(sst: xr.DataArray, baseline: HeatwaveBaseline) -> xr.DataArray:
     return xr.DataArray(told, dims=excess.dims, coords=excess.coords, name="heatwave_category")
 
 
+def in_heatwave(sst: xr.DataArray, baseline: HeatwaveBaseline) -> xr.DataArray:
+    """Return which days of a series, as for `categories`, are in a marine heatwave: 1 or 0, NaN where it is unknown."""
+    category = categories(sst, baseline)
+    return (category > 0).astype("float32").where(category != NOT_TOLD)
+
+
 def _day_of_year() -> xr.Variable:
     attributes = {"long_name": "day of a leap year, 1 March being 61 in every year", "units": "1"}
     return xr.Variable("dayofyear", np.arange(1, DAYS_OF_YEAR + 1, dtype="int32"), attributes)

@@ -10,21 +10,19 @@ import pandas as pd
 import xarray as xr
 
 from datlstm.archive import Archive
-from datlstm.areas import area_masks
+from datlstm.areas import area_masks, surfaces
 from datlstm.bundle import Bundle
 from datlstm.clock import now_seconds
-from datlstm.day_scores import score_days
+from datlstm.day_scores import by_valid_day, init_times, score_days
 from datlstm.errors import BundleError
 from datlstm.forecasting import reference_forecasts
 from datlstm.ladder import ForecastSource
 from datlstm.products.basis import Basis, bases
-from datlstm.products.forecast import ICE_THRESHOLD, INIT_TIME, forecast_cube
+from datlstm.products.forecast import INIT_TIME, forecast_cube
 from datlstm.products.skill import (
-    ALL_SURFACES,
     BASIS,
     FINAL,
     FORECAST,
-    ICE_FREE,
     PROVISIONAL,
     SCORING,
     skill_log,
@@ -137,11 +135,10 @@ def _score_block(
     archived = Archive(settings).read(inits[0], days[-1].date(), snapshot)[["sst", "sea_ice_fraction"]].load()
     by_init = _forecasts(settings, {init: published[init] for init in inits}, bundles, archived["sst"])
     truth = archived.sel(time=days).rename(time="valid_time")
-    init_time = _init_times(truth["valid_time"], lead_days)
-    forecasts = {name: _by_valid_day(made, init_time) for name, made in by_init.items()}
-    ice_free = ~(truth["sea_ice_fraction"] >= ICE_THRESHOLD)
-    surfaces = xr.concat([xr.ones_like(ice_free), ice_free], pd.Index([ALL_SURFACES, ICE_FREE], name="surface"))
-    scored = score_days(forecasts, truth["sst"], forecasts["climatology"], areas & surfaces)
+    init_time = init_times(truth["valid_time"], lead_days)
+    forecasts = {name: by_valid_day(made, init_time) for name, made in by_init.items()}
+    samples = areas & surfaces(truth["sea_ice_fraction"])
+    scored = score_days(forecasts, truth["sst"], forecasts["climatology"], samples)
     is_scored = init_time.isin(np.array(inits, "datetime64[ns]"))
     return scored.assign_coords(init_time=init_time.where(is_scored)).swap_dims(valid_time=SCORING)
 
@@ -161,17 +158,6 @@ def _forecasts(
         references.append(fields.sel(lead_time=made["lead_time"]))
     baselines = xr.concat(references, INIT_TIME).sel({INIT_TIME: days})
     return {FORECAST: made, **{str(name): field for name, field in baselines.items()}}
-
-
-def _init_times(valid_time: xr.DataArray, lead_days: int) -> xr.DataArray:
-    leads = np.arange(1, lead_days + 1, dtype="int32")
-    return valid_time - xr.DataArray(pd.to_timedelta(leads, "D"), dims="lead_time", coords={"lead_time": leads})
-
-
-def _by_valid_day(made: xr.DataArray, init_time: xr.DataArray) -> xr.DataArray:
-    """Return forecasts ``(valid_time, lead_time, …)``, NaN where there is none from ``init_time``."""
-    plain = made.drop_vars("valid_time", errors="ignore").reindex({INIT_TIME: np.unique(init_time.values)})
-    return plain.sel({INIT_TIME: init_time, "lead_time": init_time["lead_time"]}).drop_vars(INIT_TIME)
 
 
 def _lineage(

@@ -12,10 +12,9 @@ import numpy as np
 import xarray as xr
 
 from datlstm import daily
-from datlstm.areas import area_names
+from datlstm.areas import ICE_THRESHOLD, SURFACES, area_names
 from datlstm.cube import FORMAT, Cube, CubeWriter
 from datlstm.products.basis import bases
-from datlstm.products.forecast import ICE_THRESHOLD
 from datlstm.products.structure import NO_DAY, origin_of, shared_attributes
 from datlstm.settings import Settings
 from datlstm.store import Store
@@ -27,8 +26,6 @@ FORMAT_VERSION = 2
 SCORING = "scoring"
 FORECAST = "forecast"
 FORECASTERS = (FORECAST, "persistence", "climatology", "damped_persistence")
-ALL_SURFACES, ICE_FREE = "all", "ice_free"
-SURFACES = (ALL_SURFACES, ICE_FREE)
 PROVISIONAL, FINAL = 0, 1
 DIMS = (SCORING, "forecaster", "area", "surface", "lead_time")
 BASIS = ("valid_time", "init_time", "truth_product", "truth_version", "truth_ingested_at", "definitions_version")

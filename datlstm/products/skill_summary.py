@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from datlstm.areas import REGION
-from datlstm.products.skill import ALL_SURFACES, PROVISIONAL
+from datlstm.areas import ALL_SURFACES, REGION
+from datlstm.products.skill import PROVISIONAL
 from datlstm.verification import METRICS, pooled
 
 WINDOW_DAYS = {"30": 30, "90": 90, "365": 365, "all": None}

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from datlstm.areas import REGION
+from datlstm.areas import ALL_SURFACES, REGION
 from datlstm.bundle import CARD, DAMPED_PERSISTENCE, MANIFEST
 from datlstm.ladder import ForecastSource
 from datlstm.products.forecast import INIT_TIME, forecast_cube
-from datlstm.products.skill import ALL_SURFACES, FORECAST, standing_skill
+from datlstm.products.skill import FORECAST, standing_skill
 from datlstm.registry import Promotion
 from datlstm.settings import Settings
 from datlstm.store import Store

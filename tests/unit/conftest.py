@@ -1,6 +1,6 @@
 """Shared by unit tests: a store with a champion, one with published forecasts, and a clock that only waiting moves."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from shutil import copytree
@@ -11,13 +11,13 @@ import tenacity.nap
 
 from datlstm import ingest, patience
 from datlstm.bundle import Bundle
+from datlstm.challenger import with_card
 from datlstm.ladder import nightly_forecast
 from datlstm.preparation import prepare
 from datlstm.registry import champion_id, promote
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
 from datlstm.training import retrain
-from datlstm.verification import skill_card
 from tests.nights import publish_forecast
 
 FIRST_INIT = date(2024, 5, 20)
@@ -34,7 +34,7 @@ def trained_store(settings_file: Path, filled_store: Path, tmp_path_factory: pyt
     folder = copytree(filled_store, tmp_path_factory.mktemp("trained") / "store")
     settings = _at(settings_file, folder)
     bundle = retrain(settings, *prepare(settings))
-    bundle = replace(bundle, card=skill_card(settings, bundle, None))
+    bundle = with_card(settings, bundle, None)
     promote(Store(settings.store), bundle.save(Store(settings.store)), "the tests' champion")
     return folder
 

@@ -126,8 +126,8 @@ def test_weights_left_out_of_the_manifest_are_refused(champion: Bundle, store: S
 
 def test_a_bundle_of_a_newer_format_is_refused(champion: Bundle, store: Store) -> None:
     champion.save(store)
-    edit_manifest(store, champion, format_version=2)
-    with pytest.raises(BundleError, match="has format 2, and datlstm .* knows none above 1: a newer release wrote it"):
+    edit_manifest(store, champion, format_version=3)
+    with pytest.raises(BundleError, match="has format 3, and datlstm .* knows none above 2: a newer release wrote it"):
         Bundle.load(store, champion.id)
 
 

@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.utils.data import default_collate
 
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
+from datlstm.ensemble import anomaly_forecaster, build_members
 from datlstm.errors import BundleError, NotEnoughDataError
-from datlstm.fitting import masked_loss
-from datlstm.forecasting import anomaly_forecaster, damped_persistence, forecast
+from datlstm.fitting import lead_weights, masked_loss
+from datlstm.forecasting import damped_persistence, forecast, raw_estimates
 from datlstm.grid import Grid
-from datlstm.models import build
+from datlstm.inputs import FIELDS, Inputs, Record
 from datlstm.preparation import prepare
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import _windows, network_config, retrain
+from datlstm.training import SCALED_WINDOWS, cell_weights, network_config, retrain, windows_of
 from datlstm.windows import open_training_cube
 
 INITS = pd.date_range("2024-05-20", periods=3)
@@ -63,10 +63,11 @@ def test_a_batch_in_which_nothing_was_observed_costs_nothing() -> None:
 
 def test_an_untrained_network_is_damped_persistence(trained: Settings, champion: Bundle) -> None:
     torch.manual_seed(5)
-    network = build("datlstm", network_config(trained))
-    untrained = replace(champion, weights=network.state_dict())
-    sst = Archive(trained).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load()
-    made, expected = forecast(untrained, sst, INITS), damped_persistence(champion, sst, INITS)
+    recipe = champion.recipe.model_copy(update={"members": 2})
+    members = build_members("datlstm", champion.config, recipe, champion.input_days, champion.lead_days)
+    untrained = replace(champion, recipe=recipe, weights=members.state_dict(), calibration=None)
+    days = Archive(trained).read(date(2024, 5, 10), date(2024, 5, 25))[list(FIELDS)].load()
+    made, expected = forecast(untrained, days, INITS), damped_persistence(champion, days["sst"], INITS)
     anomalies = [champion.normaliser.to_anomaly(field) for field in (made, expected)]
     # One unit in the last place of 300 K is 3e-5 K: compared where the network works, before kelvin rounds.
     kelvin_rounding = np.spacing(np.float32(300)) / float(champion.normaliser.scale.min())
@@ -77,14 +78,15 @@ def test_an_untrained_network_is_damped_persistence(trained: Settings, champion:
 def test_an_untrained_forecaster_damps_every_frame_it_estimates(
     trained: Settings, champion: Bundle, direct_leads: int, estimated: int
 ) -> None:
-    network = build("datlstm", {**network_config(trained), "direct_leads": direct_leads}).eval()
-    model = anomaly_forecaster(network, champion.normaliser.ocean_mask, champion.damping)
+    config = {**network_config(trained), "direct_leads": direct_leads}
+    members = build_members("datlstm", config, champion.recipe, 3, 4).eval()
+    model = anomaly_forecaster(members, champion.recipe, champion.normaliser.ocean_mask, champion.damping)
     inputs = torch.randn(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(7))
     damping = torch.from_numpy(champion.damping.fillna(0.0).values).float()
     warm_up = damping[0] * inputs[:, :2, 0]
     expected = torch.cat([warm_up, damping * inputs[:, 2:3, 0].expand(-1, 4, -1, -1)], dim=1)[:, -estimated:]
     with torch.inference_mode():
-        estimates = model(inputs, torch.ones_like(inputs, dtype=torch.bool))
+        (estimates,) = model(Inputs(inputs, inputs == inputs, torch.zeros_like(inputs), torch.zeros(2)))
     assert estimates.shape == (2, estimated, 1, 16, 16)
     torch.testing.assert_close(estimates[:, :, 0], expected, atol=1e-6, rtol=0)
 
@@ -107,8 +109,8 @@ def test_a_published_head_learns_and_its_bundle_forecasts(
     bundle = retrain(settings, *prepare(settings))
     assert bundle.training["validation_loss"] < bundle.training["untrained_validation_loss"]
     store = Store(settings.store)
-    sst = Archive(settings).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load()
-    made = forecast(Bundle.load(store, bundle.save(store)), sst, INITS)
+    days = Archive(settings).read(date(2024, 5, 10), date(2024, 5, 25))[list(FIELDS)].load()
+    made = forecast(Bundle.load(store, bundle.save(store)), days, INITS)
     assert np.isfinite(made.values[:, :, bundle.normaliser.ocean_mask.values]).all()
 
 
@@ -144,7 +146,7 @@ def test_two_epochs_beat_the_untrained_network_and_forecast(trained: Settings, c
     assert champion.training["epochs"] == 2
     assert champion.training["validation_loss"] < champion.training["untrained_validation_loss"]
     assert (champion.training["first_day"], champion.training["last_day"]) == ("2023-01-01", "2024-04-01")
-    made = forecast(champion, Archive(trained).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load(), INITS)
+    made = forecast(champion, Archive(trained).read(date(2024, 5, 10), date(2024, 5, 25))[list(FIELDS)].load(), INITS)
     sea = made.values[:, :, champion.normaliser.ocean_mask.values]
     assert sea.shape[:2] == (3, 4)
     assert np.isfinite(sea).all() and sea.min() > 275 and sea.max() < 305
@@ -155,8 +157,9 @@ def test_weights_worse_than_the_untrained_network_are_not_kept(trained: Settings
     wild = trained.replace(training=trained.training.model_copy(update=chosen))
     bundle = retrain(wild, *prepare(wild))
     assert bundle.training["validation_loss"] > bundle.training["untrained_validation_loss"]
-    sst = Archive(wild).read(date(2024, 5, 10), date(2024, 5, 25))["sst"].load()
-    np.testing.assert_allclose(forecast(bundle, sst, INITS), damped_persistence(bundle, sst, INITS), atol=1e-4)
+    days = Archive(wild).read(date(2024, 5, 10), date(2024, 5, 25))[list(FIELDS)].load()
+    made = forecast(replace(bundle, calibration=None), days, INITS)
+    np.testing.assert_allclose(made, damped_persistence(bundle, days["sst"], INITS), atol=1e-4)
 
 
 def test_preparing_again_gives_the_same_paths(trained: Settings) -> None:
@@ -177,14 +180,63 @@ def test_training_refuses_a_short_archive_and_a_bundle_that_is_not_there(trained
 def test_the_weights_kept_are_those_that_were_validated(filled: Settings) -> None:
     cube, baseline = prepare(filled)
     bundle = retrain(filled, cube, baseline)
-    _, validation = _windows(filled, open_training_cube(filled, cube))
-    batch = default_collate([validation[i] for i in validation.spread(filled.training.validation_windows).indices])
-    model = anomaly_forecaster(bundle.network(), bundle.normaliser.ocean_mask, bundle.damping)
-    days, leads = filled.model.input_days, slice(-filled.model.lead_days, None)
+    stored = open_training_cube(filled, cube)
+    record = Record.of(stored["anomaly"], stored["sea_ice_fraction"])
+    training, validation = windows_of(filled, record, stored.indexes["time"])
+    model = anomaly_forecaster(bundle.members(), bundle.recipe, bundle.normaliser.ocean_mask, bundle.damping)
+    days = record.gather(validation.starts[validation.spread(filled.training.validation_windows)], 3 + 4)
     with torch.no_grad():
-        estimates = model(*(part[:, :days] for part in batch))[:, leads]
-    truth, observed = (part[:, 1:][:, leads] for part in batch)
-    area = Grid.from_region(filled.region).area_weights() * bundle.normaliser.ocean_mask
-    loss = masked_loss(estimates, truth, observed, torch.from_numpy(area.values).float())
+        estimates = model(days.until(3)).mean(0)[:, -4:]
+    cells = cell_weights(filled, bundle)
+    seen = training.starts[training.spread(SCALED_WINDOWS)]
+    by_lead = lead_weights(model, record, seen + 2, cells)
+    loss = masked_loss(estimates, days.frames[:, 3:], days.observed[:, 3:], by_lead[:, None, None, None] * cells)
     kept = min(bundle.training["validation_loss"], bundle.training["untrained_validation_loss"])
     assert float(loss) == pytest.approx(kept, rel=1e-5)
+
+
+def test_leads_weigh_as_the_inverse_of_what_damped_persistence_errs_there(filled: Settings) -> None:
+    cube, baseline = prepare(filled)
+    bundle = Bundle.load(Store(filled.store), baseline)
+    stored = open_training_cube(filled, cube).load()
+    record = Record.of(stored["anomaly"], stored["sea_ice_fraction"])
+    members = build_members("datlstm", network_config(filled), filled.model.recipe, 3, 4)
+    model = anomaly_forecaster(members, filled.model.recipe, bundle.normaliser.ocean_mask, bundle.damping)
+    cells, starts = cell_weights(filled, bundle), torch.arange(5, 105)
+    found = lead_weights(model, record, starts, cells)
+    anomaly = stored["anomaly"].values
+    for lead in range(1, 5):
+        error = anomaly[5 + lead : 105 + lead] - bundle.damping[lead - 1].values * anomaly[5:105]
+        expected = np.nansum(error**2 * cells.numpy()) / (np.isfinite(error) * cells.numpy()).sum()
+        assert float(found[lead - 1]) == pytest.approx(1 / expected, rel=1e-4)
+    assert (found.diff() < 0).all()
+
+
+def test_cells_weigh_as_their_squared_kelvin(filled: Settings) -> None:
+    bundle = Bundle.load(Store(filled.store), prepare(filled)[1])
+    weights = cell_weights(filled, bundle)
+    ocean = torch.from_numpy(bundle.normaliser.ocean_mask.values)
+    assert not weights[~ocean].any()
+    assert float(weights[ocean].mean()) == pytest.approx(1, rel=1e-5)
+    expected = Grid.from_region(filled.region).area_weights() * bundle.normaliser.scale**2
+    ratio = weights.numpy() / expected.values
+    assert np.nanstd(ratio) < 1e-6 * np.nanmean(ratio)
+
+
+def test_members_differ_and_the_forecast_is_their_mean(filled: Settings) -> None:
+    recipe = filled.model.recipe.model_copy(update={"members": 2})
+    several = filled.replace(model=filled.model.model_copy(update={"recipe": recipe}))
+    bundle = retrain(several, *prepare(several))
+    store = Store(several.store)
+    bundle = Bundle.load(store, bundle.save(store))
+    days = Archive(several).read(date(2024, 5, 10), date(2024, 5, 25))[list(FIELDS)].load()
+    singles = []
+    for index in range(2):
+        own = {name: value for name, value in bundle.weights.items() if name.startswith(f"{index}.")}
+        alone = {f"0.{name.partition('.')[2]}": value for name, value in own.items()}
+        one = replace(bundle, recipe=filled.model.recipe, weights=alone)
+        singles.append(raw_estimates(one, days, INITS)["mean"])
+    together = raw_estimates(bundle, days, INITS)
+    np.testing.assert_allclose(together["mean"], (singles[0] + singles[1]) / 2, atol=1e-5)
+    np.testing.assert_allclose(together["variance"], (singles[0] - singles[1]) ** 2 / 4, atol=1e-6)
+    assert together["variance"].max() > 0

@@ -1,16 +1,10 @@
 """Scores against numbers worked out by hand in numpy."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
-import pytest
 import xarray as xr
 
-from datlstm.bundle import Bundle
-from datlstm.errors import NotEnoughDataError
-from datlstm.settings import Settings
-from datlstm.verification import pooled_rmse, score, skill_card, valid_truth
+from datlstm.verification import pooled_rmse, score, valid_truth
 
 DIMS = ("init_time", "lead_time", "latitude", "longitude")
 COORDS = {
@@ -117,25 +111,3 @@ def test_truth_is_the_field_of_the_valid_day_or_absent() -> None:
     truth = valid_truth(sst, valid)
     np.testing.assert_array_equal(truth, [[2.0, 3.0], [3.0, np.nan]])
     assert truth.dims == ("init_time", "lead_time")
-
-
-def test_a_skill_card_scores_bundle_champion_and_baselines_on_the_validation_period(
-    trained: Settings, champion: Bundle
-) -> None:
-    worse = replace(champion, weights={name: 1.5 * value for name, value in champion.weights.items()})
-    card = skill_card(trained, worse, champion)
-    assert card["period"] == ["2024-04-02", "2024-05-31"]
-    assert list(card["rmse"]) == ["datlstm", "champion", "persistence", "climatology", "damped_persistence"]
-    assert all(len(values) == 4 and np.isfinite(values).all() for values in card["rmse"].values())
-    assert card["rmse"]["champion"] == pytest.approx(champion.card["rmse"]["datlstm"], rel=1e-5)
-    assert card["rmse"]["datlstm"] != card["rmse"]["champion"]
-    # The first init has its input, the last its truth, inside the period.
-    assert card["inits"] == 60 - (champion.input_days - 1) - champion.lead_days
-    assert card["rmse"]["persistence"][0] < card["rmse"]["persistence"][3]
-
-
-def test_a_validation_period_without_an_init_is_refused(trained: Settings, champion: Bundle) -> None:
-    greedy = replace(champion, input_days=60)
-    short = trained.replace(training=trained.training.model_copy(update={"validation_days": 30}))
-    with pytest.raises(NotEnoughDataError, match="no usable init day"):
-        skill_card(short, greedy, None)

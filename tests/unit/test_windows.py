@@ -11,12 +11,23 @@ import xarray as xr
 
 from datlstm.archive import FIELDS, PER_DAY, Archive
 from datlstm.errors import NotEnoughDataError
+from datlstm.inputs import Record
 from datlstm.preparation import fit_baseline
 from datlstm.settings import Settings
 from datlstm.store import Store
+from datlstm.training import windows_of
 from datlstm.windows import Periods, Windows, open_training_cube, write_training_cube
 
 INPUT, LEAD = 3, 2
+
+
+def record(anomaly: xr.DataArray) -> Record:
+    return Record.of(anomaly, xr.zeros_like(anomaly))
+
+
+def windows(anomaly: xr.DataArray, allowed: float = 0.2, period: slice = slice(None)) -> Windows:
+    places = np.arange(anomaly.sizes["time"])[period]
+    return Windows(record(anomaly), (int(places[0]), int(places[-1])), INPUT, LEAD, allowed)
 
 
 def days(count: int, first: date = date(2023, 1, 1)) -> list[date]:
@@ -65,55 +76,63 @@ def test_an_archive_without_usable_days_is_refused(settings: Settings) -> None:
 
 def test_no_training_window_shares_a_day_with_a_validation_window(settings: Settings) -> None:
     anomaly = sea(count=100)
-    short = settings.replace(training=settings.training.model_copy(update={"validation_days": 30}))
-    periods = Periods.of(short, days(100))
+    short = settings.replace(
+        training=settings.training.model_copy(update={"validation_days": 30}),
+        model=settings.model.model_copy(update={"input_days": INPUT, "lead_days": LEAD}),
+    )
+    sampled = record(anomaly)
     seen = [
-        {int(day) for window, _ in Windows(anomaly.sel(time=slice(*map(str, period))), INPUT, LEAD, 0.0)
-         for day in window[:, 0, 1, 1]}
-        for period in (periods.training, periods.validation)
-    ]  # fmt: skip
-    assert seen[0] == set(range(70))
-    assert seen[1] == set(range(70, 100))
+        {int(day) for day in sampled.gather(chosen.starts, INPUT + LEAD).frames[:, :, 0, 1, 1].flatten()}
+        for chosen in windows_of(short, sampled, anomaly.indexes["time"])
+    ]
+    assert seen == [set(range(70)), set(range(70, 100))]
 
 
 def test_a_window_holds_consecutive_days_with_the_climatology_where_nothing_was_observed() -> None:
-    frames, observed = Windows(sea(missing=(5,)), INPUT, LEAD, 0.2)[3]
-    assert frames.shape == observed.shape == (INPUT + LEAD, 1, 2, 2)
+    frames, observed, _, _ = record(sea(missing=(5,))).gather(torch.tensor([3, 4]), INPUT + LEAD)
+    assert frames.shape == observed.shape == (2, INPUT + LEAD, 1, 2, 2)
     assert frames.dtype == torch.float32
-    assert frames[:, 0, 1, 1].tolist() == [4, 0, 6, 7, 8]
-    assert observed[:, 0, 1, 1].tolist() == [True, False, True, True, True]
-    assert not observed[:, 0, 0, 0].any()
-    assert not frames[:, 0, 0, 0].any()
+    assert frames[:, :, 0, 1, 1].tolist() == [[3, 4, 0, 6, 7], [4, 0, 6, 7, 8]]
+    assert observed[1, :, 0, 1, 1].tolist() == [True, False, True, True, True]
+    assert not observed[:, :, 0, 0, 0].any()
+    assert not frames[:, :, 0, 0, 0].any()
+
+
+def test_a_window_knows_its_ice_and_its_season() -> None:
+    anomaly = sea(count=400)
+    ice = anomaly.copy(data=np.linspace(0, 1, 400)[:, None, None] * np.ones((1, 2, 2)))
+    ice[7] = np.nan
+    inputs = Record.of(anomaly, ice).gather(torch.tensor([0, 6, 365]), INPUT)
+    assert inputs.ice[0, :, 0, 1, 1].tolist() == pytest.approx([0, 0, 0.01], abs=6e-3)
+    assert inputs.ice[1, 1].max() == 0
+    assert inputs.ice[2].min() == pytest.approx(365 / 399, abs=6e-3)
+    # Seconds of a New Year in a calendar of mean years: days apart, not hours.
+    assert float(inputs.phase[0].cos()) == pytest.approx(1, abs=1e-3)
+    assert inputs.phase[1] - inputs.phase[0] == pytest.approx(6 * 2 * np.pi / 365.2425, abs=1e-5)
+    assert float((inputs.phase[2] - inputs.phase[0]).cos()) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_window_is_admissible_when_its_last_input_is_observed_and_few_days_miss() -> None:
     missing = (5, 8)
-    starts = Windows(sea(missing), INPUT, LEAD, 0.2).starts.tolist()
     expected = [
         start
         for start in range(12 - INPUT - LEAD + 1)
         if start + INPUT - 1 not in missing and sum(start <= day < start + INPUT + LEAD for day in missing) <= 1
     ]
-    assert starts == expected == [0, 1, 2, 7]
-
-
-def test_several_windows_at_once_are_the_windows_one_by_one() -> None:
-    windows = Windows(sea(), INPUT, LEAD, 0.0)
-    for (frames, observed), index in zip(windows.__getitems__([6, 0, 3]), (6, 0, 3), strict=True):
-        assert torch.equal(frames, windows[index][0])
-        assert torch.equal(observed, windows[index][1])
+    assert windows(sea(missing)).starts.tolist() == expected == [0, 1, 2, 7]
+    # Places count from the record's first day, whatever the period.
+    assert windows(sea(missing), period=slice(1, 8)).starts.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("anomaly", [sea(missing=tuple(range(0, 12, 2))), sea(count=INPUT + LEAD - 1)])
 def test_a_period_without_an_admissible_window_is_refused(anomaly: xr.DataArray) -> None:
     with pytest.raises(NotEnoughDataError, match="complete enough"):
-        Windows(anomaly, INPUT, LEAD, 0.2)
+        windows(anomaly)
 
 
 def test_spread_windows_reach_from_the_first_to_the_last_without_repeats() -> None:
-    windows = Windows(sea(), INPUT, LEAD, 0.0)
-    assert list(windows.spread(3).indices) == [0, 4, 7]
-    assert list(windows.spread(100).indices) == list(range(8))
+    assert windows(sea(), 0.0).spread(3) == [0, 4, 7]
+    assert windows(sea(), 0.0).spread(100) == list(range(8))
 
 
 def test_the_training_cube_is_the_normalised_archive_with_its_gaps(filled: Settings) -> None:
@@ -126,6 +145,9 @@ def test_the_training_cube_is_the_normalised_archive_with_its_gaps(filled: Setti
     periods = Periods.of(filled, archive.usable_days(snapshot))
     normaliser = fit_baseline(filled, periods.training, snapshot).normaliser
     cube = open_training_cube(filled, write_training_cube(filled, normaliser, periods, snapshot)).load()
+    ice = archive.read(date(2023, 1, 1), gap[-1], snapshot)["sea_ice_fraction"]
+    np.testing.assert_array_equal(cube["sea_ice_fraction"].values, ice.values)
+    cube = cube["anomaly"]
     expected = normaliser.to_anomaly(archive.read(date(2023, 1, 1), gap[-1], snapshot)["sst"]).load()
     assert cube.dtype == np.float32
     np.testing.assert_array_equal(cube["time"], pd.date_range("2023-01-01", gap[-1]))
