@@ -18,12 +18,13 @@ from typing import Literal, Self
 import safetensors.torch
 from torch import Tensor
 
-from datlstm.bundle import Bundle
+from datlstm.bundle import is_baseline
 from datlstm.clock import now_seconds
 from datlstm.errors import CheckpointError, ConflictError
 from datlstm.lineage import code_version, record_settings
-from datlstm.settings import Frozen, ModelSettings, Region, Settings, TrainingSettings
+from datlstm.settings import FinetuningSettings, Frozen, ModelSettings, Region, Settings, TrainingSettings
 from datlstm.store import Store, as_json
+from datlstm.windows import open_training_cube
 
 FOLDER = "training/checkpoints"
 MANIFEST = "manifest.json"
@@ -52,6 +53,7 @@ class Manifest(Frozen):
     region: Region
     model: ModelSettings
     training: TrainingSettings
+    finetuning: FinetuningSettings | None = None
     settings_hash: str
     cube_path: str
     baseline_id: str
@@ -77,6 +79,7 @@ class Manifest(Frozen):
             self.training.model_dump(mode="json", exclude=NOT_IN_ID),
             self.cube_path,
             self.baseline_id,
+            *([self.finetuning.model_dump(mode="json")] if self.finetuning else []),
         ]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
         return f"{self.region.name}-{self.model.name}-{digest}"
@@ -124,10 +127,11 @@ class Checkpoints:
             region=settings.region,
             model=settings.model,
             training=settings.training,
+            finetuning=None if is_baseline(store, baseline_id) else settings.finetuning,
             settings_hash=record_settings(settings),
             cube_path=cube_path,
             baseline_id=baseline_id,
-            archive_snapshot=Bundle.load(store, baseline_id).archive_snapshot,
+            archive_snapshot=str(open_training_cube(settings, cube_path).attrs["archive_snapshot"]),
             code_version=code_version(),
             started_at=now_seconds(),
         )
@@ -170,8 +174,11 @@ class Checkpoints:
         return self.manifest.run_id
 
     def settings(self, settings: Settings) -> Settings:
-        """Return settings with the model and training sections of this training."""
-        return settings.replace(model=self.manifest.model, training=self.manifest.training)
+        """Return settings with the sections that this training was set up with."""
+        told = self.manifest
+        return settings.replace(
+            model=told.model, training=told.training, finetuning=told.finetuning or settings.finetuning
+        )
 
     def progress(self) -> Progress:
         """Return how far the training has come. Raises `CheckpointError`."""

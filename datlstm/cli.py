@@ -137,6 +137,18 @@ def retrain(
 
 
 @app.command()
+def finetune(
+    settings: SettingsName = None,
+    base: Annotated[str | None, typer.Option(help="The bundle to train on. Default: the champion.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How long to train at most.")] = None,
+    promote: Promote = True,
+    remote: Remote = False,
+) -> None:
+    """Train a model on, at a low rate, on the days since it was trained, and then as `retrain` does."""
+    _run_retrain(remote, settings=settings, finetune=True, base=base, epochs=epochs, promote=promote)
+
+
+@app.command()
 def resume(
     settings: SettingsName = None, architecture: Architecture = None, promote: Promote = True, remote: Remote = False
 ) -> None:
@@ -308,7 +320,8 @@ def hindcast(
     settings: SettingsName = None,
 ) -> None:
     """Forecast from every day of a period with one bundle, into a cube of its own; goes on where it was interrupted."""
-    from datlstm.hindcast import forecaster, hindcast, hindcast_cube
+    from datlstm.hindcast import hindcast, hindcast_cube
+    from datlstm.registry import forecaster
 
     chosen, first, last = _settings(settings), first_day.date(), last_day.date()
 

@@ -119,21 +119,24 @@ def _scored(
     forecasts = {name: by_valid_day(fields["sst"], inits) for name, fields in made.items()}
     samples = areas & surfaces(truth["sea_ice_fraction"])
     scored = score_days(forecasts, truth["sst"], forecasts["climatology"], samples)
-    common = truth["sst"].notnull()
+    common: xr.DataArray = truth["sst"].notnull()
     for field in forecasts.values():
         common = common & field.notnull()
-    parts = {}
+    parts: dict[str, xr.Dataset] = {}
     for name, fields in made.items():
         own = _structure(forecasts[name], truth["sst"], forecasts["climatology"], common)
         if "sst_spread" in fields:
             spread = by_valid_day(fields["sst_spread"], inits)
             own |= _probabilistic(forecasts[name], spread, truth["sst"], common, samples)
         if heatwaves is not None:
-            told = by_valid_day(_forecast_heatwaves(fields["sst"], days["sst"], heatwaves), inits)
-            own |= _contingency(told, in_heatwave(days["sst"], heatwaves), valid, common, samples)
+            waves = by_valid_day(_forecast_heatwaves(fields["sst"], days["sst"], heatwaves), inits)
+            own |= _contingency(waves, in_heatwave(days["sst"], heatwaves), valid, common, samples)
         parts[name] = xr.Dataset(own)
-    names = pd.Index(list(parts), name="forecaster")
-    return scored.merge(xr.concat(list(parts.values()), names, join="outer", fill_value=np.nan))
+    for name in ("crps", "spread"):
+        told = next((part[name] for part in parts.values() if name in part), None)
+        if told is not None:
+            parts = {own: part if name in part else part.assign({name: told * np.nan}) for own, part in parts.items()}
+    return scored.merge(xr.concat(list(parts.values()), pd.Index(list(parts), name="forecaster")))
 
 
 def _mean(field: xr.DataArray, counted: xr.DataArray) -> xr.DataArray:

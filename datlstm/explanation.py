@@ -13,7 +13,7 @@ from datlstm.archive import PATH as ARCHIVE_PATH
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
 from datlstm.errors import ArchiveError, BundleError, DatlstmError, NotEnoughDataError, ProductError, StoreError
-from datlstm.forecasting import forecast
+from datlstm.forecasting import probabilistic
 from datlstm.inputs import FIELDS
 from datlstm.ladder import ForecastSource, NightlyForecast
 from datlstm.lineage import changed_settings, code_version
@@ -222,10 +222,12 @@ def _made_again(settings: Settings, bundle: Bundle, init: xr.Dataset, init_day: 
     first = init_day - timedelta(days=bundle.input_days - 1)
     with explained(store.url_of(ARCHIVE_PATH)):
         inputs = Archive(settings).read(first, init_day, snapshot_id)[list(FIELDS)].load()
-        made = forecast(bundle, inputs, pd.DatetimeIndex([pd.Timestamp(init_day)])).isel(init_time=0)
+        made = probabilistic(bundle, inputs, pd.DatetimeIndex([pd.Timestamp(init_day)])).isel(init_time=0)
         made = made.isel(lead_time=slice(0, init.sizes["lead_time"]))
         source, age, missing = (int(init[name]) for name in ("forecast_source", "input_age_days", "n_missing_inputs"))
-        again = NightlyForecast(init_day, made, ForecastSource(source), bundle, snapshot_id, age, missing)
+        again = NightlyForecast(
+            init_day, made["sst"], made["sst_spread"], ForecastSource(source), bundle, snapshot_id, age, missing
+        )
         as_then = settings.replace(model=settings.model.model_copy(update={"lead_days": init.sizes["lead_time"]}))
         return shown(forecast_cube(as_then), draft_against(as_then, again, baseline))
 

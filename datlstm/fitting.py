@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -40,6 +40,19 @@ GATHERED = 64
 OnEpoch = Callable[[int, float], None]
 
 log = logging.getLogger(__name__)
+
+
+class Draws(NamedTuple):
+    """Of which windows an epoch is made: a share ``replay`` of the first ``known``, the rest of those after them.
+
+    By default of all alike.
+    """
+
+    known: int = 0
+    replay: float = 0.0
+
+
+ALL_ALIKE = Draws()
 
 
 class ForecastModule(lightning.LightningModule):
@@ -148,6 +161,7 @@ def fit(
     training: Windows,
     validation: Windows,
     *,
+    draws: Draws = ALL_ALIKE,
     on_epoch: OnEpoch | None = None,
     checkpoints: Checkpoints | None = None,
     stop: Event | None = None,
@@ -162,7 +176,7 @@ def fit(
     progress = checkpoints.progress() if checkpoints else Progress()
     with TemporaryDirectory(prefix="datlstm-training-") as folder, torch_threads(chosen.threads), _quiet():
         trainer = _trainer(chosen, folder, _callbacks(module, progress, checkpoints, on_epoch, stop, Path(folder)))
-        loaders = _loaders(trainer, training, validation, chosen, progress)
+        loaders = _loaders(trainer, training, validation, chosen, progress, draws)
         if math.isnan(progress.untrained_loss):
             progress.untrained_loss = trainer.validate(module, loaders[1], verbose=False)[0][MONITORED]
         if not progress.is_trained:
@@ -180,9 +194,18 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(
-        self, size: int, count: int, seed: int, *, share: tuple[int, int] = (0, 1), resumed: tuple[int, int] = (0, 0)
+        self,
+        size: int,
+        count: int,
+        seed: int,
+        *,
+        draws: Draws = ALL_ALIKE,
+        share: tuple[int, int] = (0, 1),
+        resumed: tuple[int, int] = (0, 0),
     ) -> None:
-        self._size, self._count, self._seed = size, count, seed
+        replayed = round(count * draws.replay) if draws.known else 0
+        self._pools = [(0, draws.known, replayed), (draws.known, size - draws.known, count - replayed)]
+        self._count, self._seed = count, seed
         self._share, self._resumed = share, resumed
         self._epoch = 0
 
@@ -195,10 +218,17 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(seed_of(self._seed, self._epoch))
-        rounds = [torch.randperm(self._size, generator=generator) for _ in range(-(-self._count // self._size))]
+        drawn = [_drawn(*pool, generator) for pool in self._pools if pool[-1]]
+        order = drawn[0] if len(drawn) == 1 else torch.cat(drawn)[torch.randperm(self._count, generator=generator)]
         rank, devices = self._share
-        own = torch.cat(rounds)[: self._count][rank::devices][: len(self)].tolist()
+        own = order[rank::devices][: len(self)].tolist()
         yield from own[self._resumed[1] if self._epoch == self._resumed[0] else 0 :]
+
+
+def _drawn(first: int, size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` of ``size`` windows from ``first`` on, each once before any comes twice."""
+    rounds = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+    return first + torch.cat(rounds)[:count]
 
 
 def seed_of(*numbers: int) -> int:
@@ -207,12 +237,18 @@ def seed_of(*numbers: int) -> int:
 
 
 def _loaders(
-    trainer: lightning.Trainer, training: Windows, validation: Windows, chosen: TrainingSettings, progress: Progress
+    trainer: lightning.Trainer,
+    training: Windows,
+    validation: Windows,
+    chosen: TrainingSettings,
+    progress: Progress,
+    draws: Draws,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     sampler = EpochSampler(
         len(training),
         chosen.windows_per_epoch or len(training),
         chosen.seed,
+        draws=draws,
         share=(trainer.global_rank, trainer.world_size),
         resumed=(progress.epochs, progress.batches * chosen.batch_size),
     )

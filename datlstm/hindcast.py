@@ -15,14 +15,13 @@ import xarray as xr
 from datlstm.archive import Archive, consecutive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.cube import Cube
-from datlstm.errors import BundleError, NotEnoughDataError
-from datlstm.forecasting import forecast
+from datlstm.errors import NotEnoughDataError
+from datlstm.forecasting import probabilistic
 from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource, NightlyForecast, credible
 from datlstm.products.derived import OBSERVED_DAYS
 from datlstm.products.forecast import draft_beside, new_days, rows_of
 from datlstm.products.structure import INIT_TIME, forecast_encoding, forecast_template
-from datlstm.registry import champion_id
 from datlstm.settings import Settings
 from datlstm.store import Store
 
@@ -38,15 +37,6 @@ class Progress:
 
     last_day: date
     forecasts: int
-
-
-def forecaster(settings: Settings, bundle_id: str | None) -> Bundle:
-    """Return a bundle, by default the champion. Raises `BundleError` when there is none, or it is damaged."""
-    store = Store(settings.store)
-    chosen = bundle_id or champion_id(store)
-    if chosen is None:
-        raise BundleError("there is no champion yet: name a bundle of `datlstm models`, or run `datlstm retrain`")
-    return Bundle.load(store, chosen)
 
 
 def hindcast_cube(settings: Settings, bundle_id: str, first_day: date) -> Cube:
@@ -106,15 +96,15 @@ def _drafts(
     """Make the forecasts from consecutive days, all at once, and yield those that are credible by their day."""
     reach = timedelta(days=max(bundle.input_days, OBSERVED_DAYS) - 1)
     days = Archive(settings).read(inits[0] - reach, inits[-1], snapshot_id).load()
-    made = forecast(bundle, days, pd.DatetimeIndex(inits)).isel(lead_time=slice(settings.model.lead_days))
+    made = probabilistic(bundle, days, pd.DatetimeIndex(inits)).isel(lead_time=slice(settings.model.lead_days))
     is_usable = days["sst"].notnull().any(("latitude", "longitude")).values
     is_model = bundle.forecaster != DAMPED_PERSISTENCE
     source = ForecastSource.MODEL if is_model else ForecastSource.DAMPED_PERSISTENCE
     for end, init in enumerate(inits, start=reach.days + 1):
         field = made.sel(init_time=np.datetime64(init, "ns"))
-        if credible(field, bundle, settings):
+        if credible(field["sst"], bundle, settings):
             missing = int((~is_usable[end - bundle.input_days : end]).sum())
-            told = NightlyForecast(init, field, source, bundle, snapshot_id, 1, missing)
+            told = NightlyForecast(init, field["sst"], field["sst_spread"], source, bundle, snapshot_id, 1, missing)
             yield init, draft_beside(settings, told, None, days.isel(time=slice(end - OBSERVED_DAYS, end)))
 
 

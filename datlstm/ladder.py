@@ -13,7 +13,7 @@ import xarray as xr
 from datlstm.archive import Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.errors import BundleError, NotEnoughDataError
-from datlstm.forecasting import forecast
+from datlstm.forecasting import probabilistic
 from datlstm.inputs import FIELDS
 from datlstm.preparation import fit_baseline
 from datlstm.registry import bundle_ids, standing_promotion
@@ -36,12 +36,13 @@ class ForecastSource(IntEnum):
 class NightlyForecast:
     """One forecast and how it came about.
 
-    ``sst`` is ``(lead_time, latitude, longitude)`` kelvin; ``input_age_days`` counts from the last observed day to the
-    day the forecast was made for, 1 being fresh.
+    ``sst`` and its expected error ``spread`` are ``(lead_time, latitude, longitude)`` kelvin; ``input_age_days`` counts
+    from the last observed day to the day the forecast was made for, 1 being fresh.
     """
 
     init_day: date
     sst: xr.DataArray
+    spread: xr.DataArray
     source: ForecastSource
     bundle: Bundle
     snapshot_id: str
@@ -69,16 +70,16 @@ def nightly_forecast(settings: Settings, forecast_date: date, snapshot_id: str |
             continue
         days = archive.read(first, init, snapshot_id)[list(FIELDS)].load()
         try:
-            made = forecast(bundle, days, pd.DatetimeIndex([pd.Timestamp(init)])).isel(init_time=0)
+            made = probabilistic(bundle, days, pd.DatetimeIndex([pd.Timestamp(init)])).isel(init_time=0)
         except BundleError as error:
             log.error("the next rung forecasts: %s", error)
             continue
-        if credible(made, bundle, settings):
+        if credible(made["sst"], bundle, settings):
             source = ForecastSource.MODEL
             if bundle.forecaster == DAMPED_PERSISTENCE:
                 source = ForecastSource.DAMPED_PERSISTENCE
             made = made.isel(lead_time=slice(0, settings.model.lead_days))
-            return NightlyForecast(init, made, source, bundle, snapshot_id, age, missing)
+            return NightlyForecast(init, made["sst"], made["sst_spread"], source, bundle, snapshot_id, age, missing)
     raise NotEnoughDataError(f"no forecast for {forecast_date}: no rung of the ladder gave a credible field")
 
 

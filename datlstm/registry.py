@@ -8,6 +8,7 @@ from datlstm.bundle import MANIFEST, Bundle
 from datlstm.clock import now_seconds
 from datlstm.errors import BundleError
 from datlstm.formats import check_format
+from datlstm.settings import Settings
 from datlstm.store import Store, as_json
 
 CHAMPION = "models/champion.json"
@@ -50,6 +51,15 @@ def champion_id(store: Store) -> str | None:
 def bundle_ids(store: Store) -> list[str]:
     """Return the ids of all complete bundles."""
     return [path.split("/")[1] for path in store.list("models") if path.endswith(f"/{MANIFEST}")]
+
+
+def forecaster(settings: Settings, bundle_id: str | None) -> Bundle:
+    """Return a bundle, by default the champion. Raises `BundleError` when there is none, or it is damaged."""
+    store = Store(settings.store)
+    chosen = bundle_id or champion_id(store)
+    if chosen is None:
+        raise BundleError("there is no champion yet: name a bundle of `datlstm models`, or run `datlstm retrain`")
+    return Bundle.load(store, chosen)
 
 
 def promote(store: Store, bundle_id: str, reason: str, *, renew: bool = False) -> None:

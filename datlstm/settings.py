@@ -293,6 +293,21 @@ class TrainingSettings(Frozen):
     grace_seconds: Annotated[float, Field(gt=0, le=25)] = 20.0
 
 
+class FinetuningSettings(Frozen):
+    """How a fine-tuning differs from a training.
+
+    A share ``replay`` of the windows is of days that the base was trained on, the others have newer ones; without
+    ``windows_per_epoch`` each of these comes once. Days up to ``gap_days`` before the validation period are left out,
+    so that an early stop is not earned by what yesterday's weather says of today's.
+    """
+
+    epochs: PositiveInt = 4
+    windows_per_epoch: PositiveInt | None = None
+    learning_rate: PositiveFloat = 1e-4
+    replay: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    gap_days: Annotated[int, Field(ge=0)] = 30
+
+
 class GateSettings(Frozen):
     """What a challenger must prove on the validation period to become champion; see `datlstm.gate.judge`.
 
@@ -410,6 +425,7 @@ class Settings(Frozen):
     normaliser: NormaliserSettings = NormaliserSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    finetuning: FinetuningSettings = FinetuningSettings()
     gate: GateSettings = GateSettings()
     forecast: ForecastSettings = ForecastSettings()
     products: ProductSettings = ProductSettings()
@@ -438,6 +454,17 @@ class Settings(Frozen):
         model = {**dict(self.model), **({"name": architecture} if architecture else {})}
         training = {**dict(self.training), **({"epochs": epochs} if epochs else {})}
         return self.replace(model=model, training=training)
+
+    def with_finetuning_of(self, epochs: int | None) -> Self:
+        """Return a copy with another number of epochs of a fine-tuning, where it is given."""
+        return self.replace(finetuning={**dict(self.finetuning), **({"epochs": epochs} if epochs else {})})
+
+    def for_finetuning(self, architecture: str, input_days: int, lead_days: int) -> Self:
+        """Return a copy whose model is that of a base, and whose training is as its fine-tuning is to be."""
+        chosen = self.finetuning
+        effort = {name: getattr(chosen, name) for name in ("epochs", "windows_per_epoch", "learning_rate")}
+        model = {"name": architecture, "input_days": input_days, "lead_days": lead_days}
+        return self.replace(model={**dict(self.model), **model}, training={**dict(self.training), **effort})
 
 
 class _OverriddenSettings(Settings, BaseSettings):

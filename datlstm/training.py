@@ -2,21 +2,22 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import date
 from threading import Event
-from typing import Any
+from typing import Any, Self
 
 import lightning
 import pandas as pd
 import torch
 
-from datlstm.bundle import Bundle
+from datlstm.bundle import Bundle, is_baseline
 from datlstm.calibrating import calibrate
 from datlstm.challenger import comparable_champion, with_card
 from datlstm.checkpoints import Checkpoints, Progress, Weights
 from datlstm.ensemble import Ensemble, anomaly_forecaster, build_members
-from datlstm.errors import CheckpointError
-from datlstm.fitting import ForecastModule, OnEpoch, fit, lead_weights
+from datlstm.errors import CheckpointError, NotEnoughDataError
+from datlstm.fitting import Draws, ForecastModule, OnEpoch, fit, lead_weights
 from datlstm.grid import Grid
 from datlstm.inputs import WIDTH, Record
 from datlstm.models import compile_blocks, configure
@@ -25,7 +26,7 @@ from datlstm.staged import ROOT_DOCUMENT
 from datlstm.store import Store
 from datlstm.windows import Periods, Windows, open_training_cube
 
-SCALED_WINDOWS = 512
+SAMPLED_WINDOWS = 512
 """Windows, spread over the training period, from which scales and weights of the loss are taken."""
 
 log = logging.getLogger(__name__)
@@ -52,35 +53,53 @@ def retrain(
     baseline = Bundle.load(Store(settings.store), baseline_id)
     config = network_config(settings)
     recipe = effective_recipe(settings, config)
-    sizes = (settings.model.input_days, settings.model.lead_days)
-    members = build_members(settings.model.name, config, recipe, *sizes)
-    blank = replace(baseline, forecaster=settings.model.name, config=config, recipe=recipe)
-    cube = open_training_cube(settings, cube_path)
-    record = Record.of(cube["anomaly"].load(), cube["sea_ice_fraction"].load())
-    training, validation = windows_of(settings, record, cube.indexes["time"])
-    model = anomaly_forecaster(members, recipe, baseline.normaliser.ocean_mask, baseline.damping)
-    seen = training.starts[training.spread(SCALED_WINDOWS)]
-    fit_scales(members, record, seen, sizes[0])
-    if settings.training.compile:
-        for member in members.each():
-            compile_blocks(member.network)
-    cells = cell_weights(settings, baseline)
-    by_lead = lead_weights(model, record, seen + sizes[0] - 1, cells)
-    module = ForecastModule(model, record, cells, by_lead, settings.training, sizes[0])
-    initial = module.weights()
-    progress = fit(module, training, validation, on_epoch=on_epoch, checkpoints=checkpoints, stop=stop)
-    history = {**baseline.training, **_history(progress), "settings": settings.training.model_dump(mode="json")}
-    bundle = replace(blank, weights=_better(progress, initial), training=history)
-    return calibrate(settings, bundle)
+    members = build_members(settings.model.name, config, recipe, settings.model.input_days, settings.model.lead_days)
+    untrained = replace(baseline, forecaster=settings.model.name, config=config, recipe=recipe)
+    data = TrainingData.open(settings, cube_path, baseline)
+    fit_scales(members, data)
+    return _trained(settings, untrained, members, data, Draws(), on_epoch, checkpoints, stop)
+
+
+def finetune(
+    settings: Settings,
+    cube_path: str,
+    base_id: str,
+    on_epoch: OnEpoch | None = None,
+    checkpoints: Checkpoints | None = None,
+    stop: Event | None = None,
+) -> Bundle:
+    """Train a bundle on, at a low rate, on the days since it was trained among those it knows; return another bundle.
+
+    ``cube_path`` and ``base_id`` are what `prepare_finetuning` returned. Normaliser, damping and architecture are those
+    of the base, effort and data those of ``settings.finetuning``; the base itself stays as it is, and its weights are
+    kept where no epoch beats them. Raises `NotEnoughDataError` when there are no days since. Else as `retrain`.
+    """
+    base, chosen = Bundle.load(Store(settings.store), base_id), settings.finetuning
+    settings = settings.for_finetuning(base.forecaster, base.input_days, base.lead_days)
+    lightning.seed_everything(settings.training.seed, verbose=False)
+    data = TrainingData.open(settings, cube_path, base, gap_days=chosen.gap_days)
+    known = data.windows_until(date.fromisoformat(base.training["last_day"]))
+    recent = len(data.training) - known
+    if not recent:
+        raise NotEnoughDataError(
+            f"{base_id} was trained on days up to {base.training['last_day']}, and no window of newer ones ends "
+            f"{chosen.gap_days} days before the validation period: wait for more, or shorten it or the gap"
+        )
+    count = settings.training.windows_per_epoch or round(recent / max(1 - chosen.replay, 1 / recent))
+    training = settings.training.model_copy(update={"windows_per_epoch": count})
+    start = replace(base, card={}, calibration=None, archive_snapshot=data.archive_snapshot)
+    start = replace(start, training={**_period(data), "base": base_id})
+    settings, draws = settings.replace(training=training), Draws(known, chosen.replay)
+    return _trained(settings, start, base.members().train(), data, draws, on_epoch, checkpoints, stop)
 
 
 def resume(
     settings: Settings, checkpoints: Checkpoints, on_epoch: OnEpoch | None = None, stop: Event | None = None
 ) -> Bundle:
-    """Go on with the training that checkpoints are of, as it was set up, and return what `retrain` would have returned.
+    """Go on with the training that checkpoints are of, as it was set up, and return what it would have returned.
 
-    ``checkpoints`` come from `Checkpoints.newest`. Raises as `retrain`, and `CheckpointError` when the training cube is
-    gone.
+    ``checkpoints`` come from `Checkpoints.newest`. Raises as `retrain` and `finetune`, and `CheckpointError` when the
+    training cube is gone.
     """
     told = checkpoints.manifest
     if told.steps:
@@ -90,7 +109,8 @@ def resume(
             f"training {told.run_id} can't go on, for its cube {checkpoints.store.url_of(told.cube_path)} is gone: run "
             "`datlstm retrain`"
         )
-    return retrain(checkpoints.settings(settings), told.cube_path, told.baseline_id, on_epoch, checkpoints, stop)
+    verb = retrain if is_baseline(checkpoints.store, told.baseline_id) else finetune
+    return verb(checkpoints.settings(settings), told.cube_path, told.baseline_id, on_epoch, checkpoints, stop)
 
 
 def train_challenger(
@@ -130,15 +150,47 @@ def effective_recipe(settings: Settings, config: Mapping[str, Any]) -> Recipe:
     return recipe if config["head"] == "increment" else recipe.model_copy(update={"regression": False})
 
 
-def windows_of(settings: Settings, record: Record, days: pd.DatetimeIndex) -> tuple[Windows, Windows]:
-    """Return the training and the validation windows of a record of consecutive days."""
-    periods = Periods.of(settings, list(days.date))
-    sizes = (settings.model.input_days, settings.model.lead_days, settings.training.maximum_missing_fraction)
-    training, validation = (
-        Windows(record, ((first - days[0].date()).days, (last - days[0].date()).days), *sizes)
-        for first, last in (periods.training, periods.validation)
-    )
-    return training, validation
+@dataclass(frozen=True)
+class TrainingData:
+    """A training cube in memory, and the windows of both its periods."""
+
+    record: Record
+    training: Windows
+    validation: Windows
+    days: pd.DatetimeIndex
+    input_days: int
+    lead_days: int
+    archive_snapshot: str
+    cells: torch.Tensor
+
+    @classmethod
+    def open(cls, settings: Settings, cube_path: str, fitted: Bundle, gap_days: int = 0) -> Self:
+        """Read a cube; training windows end ``gap_days`` before the first validation day at the latest.
+
+        ``fitted`` has the normaliser of the cube. Raises `NotEnoughDataError` when a period has no window.
+        """
+        cube = open_training_cube(settings, cube_path)
+        record, days = Record.of(cube["anomaly"].load(), cube["sea_ice_fraction"].load()), cube.indexes["time"]
+        periods = Periods.of(settings, list(days.date))
+        first_day, chosen = days[0].date(), settings.model
+        (first, last), (start, end) = (
+            [(day - first_day).days for day in period] for period in (periods.training, periods.validation)
+        )
+        sizes = (chosen.input_days, chosen.lead_days)
+        most_missing = settings.training.maximum_missing_fraction
+        training = Windows(record, (first, last - gap_days), *sizes, most_missing)
+        validation = Windows(record, (start, end), *sizes, most_missing)
+        snapshot = str(cube.attrs["archive_snapshot"])
+        return cls(record, training, validation, days, *sizes, snapshot, cell_weights(settings, fitted))
+
+    def sample(self) -> torch.Tensor:
+        """Return where some training windows begin, spread over the period."""
+        return self.training.starts[self.training.spread(SAMPLED_WINDOWS)]
+
+    def windows_until(self, day: date) -> int:
+        """Return how many training windows end on a day or before it."""
+        last = (day - self.days[0].date()).days
+        return int((self.training.starts + self.input_days + self.lead_days - 1 <= last).sum())
 
 
 def cell_weights(settings: Settings, baseline: Bundle) -> torch.Tensor:
@@ -151,14 +203,45 @@ def cell_weights(settings: Settings, baseline: Bundle) -> torch.Tensor:
     return torch.from_numpy((weights / weights.mean()).fillna(0.0).values).float()
 
 
-def fit_scales(members: Ensemble, record: Record, starts: torch.Tensor, input_days: int) -> None:
-    """Set the scales of the members' regressions, where they have one, from windows that begin at ``starts``."""
+def fit_scales(members: Ensemble, data: TrainingData) -> None:
+    """Set the scales of the members' regressions, where they have one, from training windows."""
     regressions = [member.regression for member in members.each() if member.regression is not None]
     if regressions:
-        days = record.gather(starts, input_days)
+        days = data.record.gather(data.sample(), data.input_days)
         features = regressions[0].features(days.frames, days.observed)
         for regression in regressions:
             regression.fit_scale(features)
+
+
+def _trained(
+    settings: Settings,
+    start: Bundle,
+    members: Ensemble,
+    data: TrainingData,
+    draws: Draws,
+    on_epoch: OnEpoch | None,
+    checkpoints: Checkpoints | None,
+    stop: Event | None,
+) -> Bundle:
+    """Fit the members, and return the bundle to ``start`` from with their best weights, calibrated."""
+    model = anomaly_forecaster(members, start.recipe, start.normaliser.ocean_mask, start.damping)
+    if settings.training.compile:
+        for member in members.each():
+            compile_blocks(member.network)
+    by_lead = lead_weights(model, data.record, data.sample() + data.input_days - 1, data.cells)
+    module = ForecastModule(model, data.record, data.cells, by_lead, settings.training, data.input_days)
+    initial = module.weights()
+    progress = fit(
+        module, data.training, data.validation, draws=draws, on_epoch=on_epoch, checkpoints=checkpoints, stop=stop
+    )
+    history = {**start.training, **_history(progress), "settings": settings.training.model_dump(mode="json")}
+    return calibrate(settings, replace(start, weights=_better(progress, initial), training=history))
+
+
+def _period(data: TrainingData) -> dict[str, str]:
+    ends = data.training.starts[[0, -1]] + torch.tensor([0, data.input_days + data.lead_days - 1])
+    first, last = (str(data.days[int(place)].date()) for place in ends)
+    return {"first_day": first, "last_day": last}
 
 
 def _better(progress: Progress, initial: Weights) -> Weights:

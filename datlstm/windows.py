@@ -61,8 +61,9 @@ def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Per
     """Write what is trained on, of both periods, with Dask, and return its path in the store.
 
     ``anomaly`` float32, normalised, and ``sea_ice_fraction`` float32, each ``(time, latitude, longitude)``, NaN where
-    missing or land. The path names the normaliser, the snapshot and the last day, so an existing cube is the wanted
-    one, unless another release wrote it in another format; it becomes visible only when it is whole.
+    missing or land; the attribute ``archive_snapshot`` tells of what. The path names the normaliser, the snapshot and
+    the last day, so an existing cube is the wanted one, unless another release wrote it in another format; it becomes
+    visible only when it is whole.
     """
     first, last = periods.training[0], periods.validation[1]
     path = f"training/{normaliser.id}-{snapshot_id[:8]}-{last:%Y%m%d}-{FORMAT_VERSION}.zarr"
@@ -74,7 +75,9 @@ def write_training_cube(settings: Settings, normaliser: Normaliser, periods: Per
             fields = {"anomaly": normaliser.to_anomaly(days["sst"]), "sea_ice_fraction": days["sea_ice_fraction"]}
             cube = xr.Dataset(fields).chunk(time=CUBE_CHUNK_DAYS, latitude=-1, longitude=-1).astype("float32")
             nan = np.float32(np.nan)
-            cube.drop_encoding().drop_attrs().assign_attrs(format_version=FORMAT_VERSION).to_zarr(
+            cube.drop_encoding().drop_attrs().assign_attrs(
+                format_version=FORMAT_VERSION, archive_snapshot=snapshot_id
+            ).to_zarr(
                 staged,
                 zarr_format=3,
                 consolidated=False,

@@ -34,6 +34,13 @@ def train_challenger(
 
 
 @step()
+def finetune_challenger(settings_name: str | None, cube_path: str, base_id: str, epochs: int | None = None) -> str:
+    """Fine-tune a bundle instead of training from scratch; else as above."""
+    settings = load_settings(settings_name).with_finetuning_of(epochs)
+    return _followed(Request(settings=settings, cube_path=cube_path, baseline_id=base_id))
+
+
+@step()
 def resume_challenger(settings_name: str | None, architecture: ArchitectureName | None = None) -> str:
     """Go on with the region's training, maybe of one architecture, that was interrupted last; else as above."""
     return _followed(Request(settings=load_settings(settings_name), architecture=architecture))

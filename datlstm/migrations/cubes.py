@@ -1,4 +1,4 @@
-"""The published cubes' way from format 1, of the first release, to format 2."""
+"""The published cubes' way from earlier formats to this release's."""
 
 from importlib.metadata import version
 
@@ -17,29 +17,31 @@ from datlstm.settings import Settings
 from datlstm.staged import ROOT_DOCUMENT, StagedZarr
 from datlstm.store import Store
 
+DERIVED = "variables added, of inits that have no code_version derived from the published sst alone"
 ASIDE = "skill-format-1.zarr"
 
 
 def migrate_forecasts(settings: Settings) -> None:
     """Add to the forecast cube what its format lacks, in one step; what is published stays as it is.
 
-    Crossed temperatures, and the tendency where both its days are forecast, follow from the published temperatures and
-    are derived from them. The tendency of the first leads, heatwave categories, settings and code are unknown: they
-    hold what their variables hold for that, and ``history`` says so. Killed at any moment, readers see the cube as it
-    was. Raises `ProductError` for a cube that other settings made.
+    What follows from the published temperatures alone is derived from them: crossed temperatures, and the tendency
+    where both its days are forecast. The tendency of the first leads, heatwave categories, settings, code and spread
+    are unknown: they hold what their variables hold for that, and ``history`` says so. Killed at any moment, readers
+    see the cube as it was. Raises `ProductError` for a cube that other settings made.
     """
     store, cube = Store(settings.store), forecast_cube(settings)
-    history = (
-        f"written by datlstm; format 1 brought to {FORMAT_VERSION} by datlstm {version('datlstm')}: variables added, "
-        "of inits that have no code_version derived from the published sst alone"
-    )
     with store.writer(FORECAST_PATH) as confirm:
         published = cube.open_any()
         if published is None or cube.format_of(published) == FORMAT_VERSION:
             return
-        check_format(cube.format_of(published), FORMAT_VERSION, cube.url, ProductError, older=None)
+        found = cube.format_of(published)
+        check_format(found, FORMAT_VERSION, cube.url, ProductError, older=None)
+        history = f"written by datlstm; format {found} brought to {FORMAT_VERSION} by datlstm {version('datlstm')}: "
+        history += DERIVED if found == 1 else "spread unknown"
         staged = StagedZarr(store, FORECAST_PATH, confirm)
-        _derive_all(settings, published, cube.restructure(staged, history))
+        group = cube.restructure(staged, history)
+        if found == 1:
+            _derive_all(settings, published, group)
         staged.commit()
         staged.follow_up()
 

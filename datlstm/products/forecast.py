@@ -65,6 +65,7 @@ def draft_beside(
         "valid_time": (init + made.sst["lead_time"].values).astype("int32"),
         "sst": made.sst.values.astype("float32"),
         "sst_anomaly": anomaly.values.astype("float32"),
+        "sst_spread": made.spread.values.astype("float32"),
         "mask": _surface_mask(observed.isel(time=-1)).values,
         **{str(name): field.values for name, field in derived.data_vars.items()},
         "forecast_source": np.int8(made.source),

@@ -13,8 +13,8 @@ from datlstm.ladder import ForecastSource
 from datlstm.products.derived import DerivedVariable, variables
 from datlstm.settings import Settings
 
-FORMAT_VERSION = 2
-"""Format 1 has nothing derived, and neither settings nor code of a forecast."""
+FORMAT_VERSION = 3
+"""Format 1 has nothing derived, and neither settings nor code of a forecast; format 2 no spread."""
 INIT_TIME = "init_time"
 OSTIA_REFERENCES = "https://doi.org/10.48670/moi-00165, https://doi.org/10.48670/moi-00168"
 ICE = 4
@@ -65,6 +65,7 @@ def forecast_template(settings: Settings, grid: Grid) -> xr.Dataset:
         {
             "sst": (FIELDS, cube, _SST_ATTRIBUTES),
             "sst_anomaly": (FIELDS, cube, _ANOMALY_ATTRIBUTES),
+            "sst_spread": (FIELDS, cube, _SPREAD_ATTRIBUTES),
             "mask": ((INIT_TIME, *FIELDS[2:]), np.zeros((0, *grid.shape), "int8"), _MASK_ATTRIBUTES),
             **derived,
             **lineage,
@@ -85,13 +86,25 @@ _SST_ATTRIBUTES = {
     "units": "kelvin",
     "units_metadata": "temperature: on_scale",
     "coverage_content_type": "modelResult",
-    "ancillary_variables": "mask forecast_source",
+    "ancillary_variables": "mask forecast_source sst_spread",
 }
 _ANOMALY_ATTRIBUTES = {
     **_SST_ATTRIBUTES,
     "standard_name": "sea_water_temperature_anomaly",
     "long_name": "foundation sea surface temperature, forecast minus the model's climatology of the valid day",
     "units_metadata": "temperature: difference",
+}
+_SPREAD_ATTRIBUTES = {
+    "standard_name": "sea_surface_foundation_temperature standard_error",
+    "long_name": "expected error of the forecast temperature, one standard deviation",
+    "units": "kelvin",
+    "units_metadata": "temperature: difference",
+    "coverage_content_type": "modelResult",
+    "ancillary_variables": "mask forecast_source",
+    "comment": (
+        "from the spread of the model's members and its errors in validation, so that on average over days with such a "
+        "value it is the root mean square error; missing where the forecaster tells none"
+    ),
 }
 _MASK_ATTRIBUTES = {
     "long_name": "surface type at the init time",
@@ -156,6 +169,7 @@ def forecast_encoding(settings: Settings, grid: Grid) -> dict[str, dict[str, Any
     return {
         "sst": cube,
         "sst_anomaly": cube,
+        "sst_spread": cube,
         "mask": {"chunks": (1, *grid.shape)},
         **{name: {"chunks": cube["chunks"], **_fill(variable)} for name, variable in variables(settings).items()},
         **dict.fromkeys(("forecast_source", *LINEAGE_TEXT, *LINEAGE_COUNTS), scalar),

@@ -14,11 +14,11 @@ from datlstm import hindcast as library
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.cli import app
 from datlstm.errors import BundleError, NotEnoughDataError
-from datlstm.hindcast import forecaster, hindcast, hindcast_cube
+from datlstm.hindcast import hindcast, hindcast_cube
 from datlstm.ingest import ingest
 from datlstm.ladder import ForecastSource, nightly_forecast
 from datlstm.products.forecast import forecast_cube
-from datlstm.registry import bundle_ids
+from datlstm.registry import bundle_ids, forecaster
 from datlstm.settings import Settings
 from datlstm.sources import open_source
 from datlstm.store import Store

@@ -20,7 +20,7 @@ from datlstm.inputs import FIELDS, Inputs, Record
 from datlstm.preparation import prepare
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import SCALED_WINDOWS, cell_weights, network_config, retrain, windows_of
+from datlstm.training import TrainingData, cell_weights, network_config, retrain
 from datlstm.windows import open_training_cube
 
 INITS = pd.date_range("2024-05-20", periods=3)
@@ -180,16 +180,14 @@ def test_training_refuses_a_short_archive_and_a_bundle_that_is_not_there(trained
 def test_the_weights_kept_are_those_that_were_validated(filled: Settings) -> None:
     cube, baseline = prepare(filled)
     bundle = retrain(filled, cube, baseline)
-    stored = open_training_cube(filled, cube)
-    record = Record.of(stored["anomaly"], stored["sea_ice_fraction"])
-    training, validation = windows_of(filled, record, stored.indexes["time"])
+    data = TrainingData.open(filled, cube, bundle)
     model = anomaly_forecaster(bundle.members(), bundle.recipe, bundle.normaliser.ocean_mask, bundle.damping)
-    days = record.gather(validation.starts[validation.spread(filled.training.validation_windows)], 3 + 4)
+    chosen = data.validation.spread(filled.training.validation_windows)
+    days = data.record.gather(data.validation.starts[chosen], 3 + 4)
     with torch.no_grad():
         estimates = model(days.until(3)).mean(0)[:, -4:]
-    cells = cell_weights(filled, bundle)
-    seen = training.starts[training.spread(SCALED_WINDOWS)]
-    by_lead = lead_weights(model, record, seen + 2, cells)
+    cells = data.cells
+    by_lead = lead_weights(model, data.record, data.sample() + 2, cells)
     loss = masked_loss(estimates, days.frames[:, 3:], days.observed[:, 3:], by_lead[:, None, None, None] * cells)
     kept = min(bundle.training["validation_loss"], bundle.training["untrained_validation_loss"])
     assert float(loss) == pytest.approx(kept, rel=1e-5)

@@ -10,12 +10,13 @@ import torch
 import xarray as xr
 
 from datlstm.archive import FIELDS, PER_DAY, Archive
+from datlstm.bundle import Bundle
 from datlstm.errors import NotEnoughDataError
 from datlstm.inputs import Record
-from datlstm.preparation import fit_baseline
+from datlstm.preparation import fit_baseline, prepare
 from datlstm.settings import Settings
 from datlstm.store import Store
-from datlstm.training import windows_of
+from datlstm.training import TrainingData
 from datlstm.windows import Periods, Windows, open_training_cube, write_training_cube
 
 INPUT, LEAD = 3, 2
@@ -74,18 +75,20 @@ def test_an_archive_without_usable_days_is_refused(settings: Settings) -> None:
         Periods.of(settings, [])
 
 
-def test_no_training_window_shares_a_day_with_a_validation_window(settings: Settings) -> None:
-    anomaly = sea(count=100)
-    short = settings.replace(
-        training=settings.training.model_copy(update={"validation_days": 30}),
-        model=settings.model.model_copy(update={"input_days": INPUT, "lead_days": LEAD}),
-    )
-    sampled = record(anomaly)
+def test_no_training_window_shares_a_day_with_a_validation_window(trained: Settings) -> None:
+    cube, baseline = prepare(trained)
+    fitted = Bundle.load(Store(trained.store), baseline)
+    data = TrainingData.open(trained, cube, fitted)
+    length = trained.model.input_days + trained.model.lead_days
     seen = [
-        {int(day) for day in sampled.gather(chosen.starts, INPUT + LEAD).frames[:, :, 0, 1, 1].flatten()}
-        for chosen in windows_of(short, sampled, anomaly.indexes["time"])
+        {int(start) + day for start in chosen.starts for day in range(length)}
+        for chosen in (data.training, data.validation)
     ]
-    assert seen == [set(range(70)), set(range(70, 100))]
+    assert not seen[0] & seen[1]
+    assert seen[0] | seen[1] == set(range(len(data.days)))
+    assert data.days[min(seen[1])].date() == data.days[-1].date() - timedelta(days=trained.training.validation_days - 1)
+    gapped = TrainingData.open(trained, cube, fitted, gap_days=10).training.starts
+    assert int(gapped[-1]) + length == min(seen[1]) - 10
 
 
 def test_a_window_holds_consecutive_days_with_the_climatology_where_nothing_was_observed() -> None:
