@@ -203,11 +203,6 @@ class Bundle:
         }
 
 
-def is_baseline(store: Store, bundle_id: str) -> bool:
-    """Tell whether a bundle is a statistical forecaster, without networks. Raises as `Bundle.load`."""
-    return Bundle.load(store, bundle_id).forecaster == DAMPED_PERSISTENCE
-
-
 def _of_members(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return weights by their names in an ensemble; format 1 names those of its network alone."""
     own = "0.network."

@@ -35,7 +35,7 @@ def calibrated(
     """
     if calibration is None:
         return mean, xr.full_like(mean, np.nan)
-    own = calibration.isel(season=season_of(mean["init_time"]).drop_vars("season", errors="ignore"))
+    own = calibration.isel(season=season_of(mean["init_time"])).drop_vars("season")
     anomaly = own["model_weight"] * mean + own["damped_weight"] * damped
     expected = own["error_factor"] * calibration["mean_square_error"] + own["variance_factor"] * variance
     return anomaly.astype("float32").transpose(*mean.dims), (expected**0.5).astype("float32").transpose(*mean.dims)

@@ -18,7 +18,7 @@ from typing import Literal, Self
 import safetensors.torch
 from torch import Tensor
 
-from datlstm.bundle import is_baseline
+from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.clock import now_seconds
 from datlstm.errors import CheckpointError, ConflictError
 from datlstm.lineage import code_version, record_settings
@@ -123,15 +123,18 @@ class Checkpoints:
         there is no such baseline.
         """
         store = Store(settings.store)
+        start = Bundle.load(store, baseline_id)
+        is_training = start.forecaster == DAMPED_PERSISTENCE
+        cube = None if is_training else open_training_cube(settings, cube_path)
         fresh = Manifest(
             region=settings.region,
             model=settings.model,
             training=settings.training,
-            finetuning=None if is_baseline(store, baseline_id) else settings.finetuning,
+            finetuning=None if is_training else settings.finetuning,
             settings_hash=record_settings(settings),
             cube_path=cube_path,
             baseline_id=baseline_id,
-            archive_snapshot=str(open_training_cube(settings, cube_path).attrs["archive_snapshot"]),
+            archive_snapshot=start.archive_snapshot if cube is None else str(cube.attrs["archive_snapshot"]),
             code_version=code_version(),
             started_at=now_seconds(),
         )

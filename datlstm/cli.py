@@ -335,6 +335,25 @@ def hindcast(
 
 
 @app.command()
+def evaluate(
+    first_day: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first valid day.")],
+    last_day: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last valid day.")],
+    bundle_id: Annotated[str | None, typer.Option("--bundle", help="Default: the champion.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the report there, as Markdown.")] = None,
+    settings: SettingsName = None,
+) -> None:
+    """Score one bundle's hindcasts of a period beside the baselines, by lead, season, sub-basin and ice."""
+    from datlstm.evaluation_report import evaluate_bundle
+    from datlstm.registry import forecaster
+
+    chosen, period = _settings(settings), (first_day.date(), last_day.date())
+    report = _guarded(lambda: evaluate_bundle(chosen, forecaster(chosen, bundle_id), period))
+    if output is not None:
+        output.write_text(report, encoding="utf-8")
+    console.print(report, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def doctor(settings: SettingsName = None, as_of: AsOf = None) -> None:
     """Say what is configured, reachable, stale or missing; exits with 1 when something failed."""
     from datlstm.doctor import examine

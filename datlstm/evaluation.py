@@ -180,13 +180,14 @@ def _mean_square_difference(field: xr.DataArray) -> xr.DataArray:
 
 
 def _power(field: xr.DataArray) -> xr.DataArray:
-    """Return the power of anomalies by band ``(…, band)``, the longest wavelengths first; missing cells count as zero.
+    """Return the power of anomalies about their mean by band ``(…, band)``, the longest wavelengths first.
 
-    By the discrete cosine transform, whose waves need no periodic field (Denis et al. 2002,
+    Missing cells count as the mean, which makes a step of the coast, in forecast and truth alike. By the discrete cosine transform, whose waves need no periodic field (Denis et al. 2002,
     doi:10.1175/1520-0493(2002)130<1812:SDOTDA>2.0.CO;2).
     """
     rows, columns = (field.sizes[axis] for axis in CELLS)
-    waves = scipy.fft.dctn(field.fillna(0.0).values, axes=(-2, -1), norm="ortho") ** 2 / (rows * columns)
+    deviation = (field - field.mean(CELLS)).fillna(0.0)
+    waves = scipy.fft.dctn(deviation.values, axes=(-2, -1), norm="ortho") ** 2 / (rows * columns)
     numbers = np.hypot(*np.meshgrid(np.arange(rows) / rows, np.arange(columns) / columns, indexing="ij")) / 2
     band = np.digitize(numbers, [1 / length for length in sorted(BANDS, reverse=True)])
     power = np.stack([waves[..., band == index].sum(axis=-1) for index in range(len(BANDS) + 1)], axis=-1)
@@ -219,7 +220,7 @@ def _forecast_heatwaves(sst: xr.DataArray, observed: xr.DataArray, heatwaves: He
         )
         told = in_heatwave(xr.concat([past, ahead], "time"), heatwaves).values[-own.sizes["lead_time"] :]
         found.append(own.copy(data=told))
-    return xr.concat(found, "init_time")
+    return xr.concat(found, "init_time", coords="minimal", compat="override")
 
 
 def _contingency(

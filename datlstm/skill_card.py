@@ -40,7 +40,7 @@ def skill_card(settings: Settings, bundle: Bundle, champion: Bundle | None) -> d
     return {
         "period": list(map(str, period)),
         "days": int(days.sum()),
-        "days_of_seasons": {season: int((days.values & chosen).sum()) for season, chosen in _seasons(daily).items()},
+        "days_of_seasons": {name: int((days.values & own).sum()) for name, own in days_of_seasons(daily).items()},
         "areas": [str(area) for area in daily["area"].values if area != REGION],
         "definitions_version": DEFINITIONS_VERSION,
         "champion": champion.id if champion else None,
@@ -85,7 +85,8 @@ def comparison(daily: xr.Dataset, own: str, rival: str) -> dict[str, Any]:
     square = (whole["rmse"].astype("float64") ** 2 * whole["n"]).fillna(0.0)
     sums = [square.sel(forecaster=name).transpose("valid_time", "lead_time").values for name in (own, rival)]
     found = gain(*sums)
-    by_season = {season: daily.isel(valid_time=chosen) for season, chosen in _seasons(daily).items() if chosen.any()}
+    seasons = days_of_seasons(daily)
+    by_season = {name: daily.isel(valid_time=days) for name, days in seasons.items() if days.any()}
     areas = [str(area) for area in daily["area"].values if area != REGION]
     return {
         "gain": _number(found.mean),
@@ -94,7 +95,11 @@ def comparison(daily: xr.Dataset, own: str, rival: str) -> dict[str, Any]:
         "confidence": _number(found.confidence),
         "loss": {
             "lead": dict(zip(map(str, daily["lead_time"].values), map(_number, _loss(daily, own, rival)), strict=True)),
-            "season": {season: _mean(_loss(chosen, own, rival)) for season, chosen in by_season.items()},
+            "season": {
+                season: _mean(_loss(chosen, own, rival))
+                for season, chosen in by_season.items()
+                if chosen.sizes["valid_time"]
+            },
             "area": {area: _mean(_loss(daily, own, rival, area)) for area in areas},
         },
     }
@@ -105,7 +110,7 @@ def _loss(daily: xr.Dataset, own: str, rival: str, area: str = REGION) -> np.nda
     return np.asarray(rmse.sel(forecaster=own).values / rmse.sel(forecaster=rival).values - 1)
 
 
-def _seasons(daily: xr.Dataset) -> Mapping[str, np.ndarray]:
+def days_of_seasons(daily: xr.Dataset) -> Mapping[str, np.ndarray]:
     """Return which valid days are of each season."""
     season = daily["valid_time"].dt.month.values % 12 // 3
     return {name: season == index for index, name in enumerate(SEASONS)}

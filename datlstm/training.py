@@ -11,7 +11,7 @@ import lightning
 import pandas as pd
 import torch
 
-from datlstm.bundle import Bundle, is_baseline
+from datlstm.bundle import Bundle
 from datlstm.calibrating import calibrate
 from datlstm.challenger import comparable_champion, with_card
 from datlstm.checkpoints import Checkpoints, Progress, Weights
@@ -109,7 +109,7 @@ def resume(
             f"training {told.run_id} can't go on, for its cube {checkpoints.store.url_of(told.cube_path)} is gone: run "
             "`datlstm retrain`"
         )
-    verb = retrain if is_baseline(checkpoints.store, told.baseline_id) else finetune
+    verb = retrain if told.finetuning is None else finetune
     return verb(checkpoints.settings(settings), told.cube_path, told.baseline_id, on_epoch, checkpoints, stop)
 
 

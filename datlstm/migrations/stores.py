@@ -11,7 +11,7 @@ from typing import Any
 
 import zarr
 
-from datlstm import archive, bundle, product_step, registry
+from datlstm import archive, bundle, product_step, registry, windows
 from datlstm.errors import ArchiveError, BundleError, DatlstmError, ProductError
 from datlstm.formats import check_format
 from datlstm.migrations import archive as archive_migration
@@ -46,10 +46,10 @@ class FormatState:
             return f"can't be used: {self.problem}"
         if self.found is None:
             return "none yet"
-        step = f"format {self.found} → {self.current}: "
-        return (
-            step + (self.done or f"to do: {self.todo}") if self.todo else f"format {self.found}, as this release has it"
-        )
+        if self.todo:
+            return f"format {self.found} → {self.current}: {self.done or f'to do: {self.todo}'}"
+        how = "as this release has it" if self.found == self.current else "which this release reads as it is"
+        return f"format {self.found}, {how}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class _Part:
     find: Callable[[Settings], int | None]
     todo: str = ""
     migrate: Callable[[Settings], None] | None = None
+    is_read_as_it_is: bool = False
 
 
 def examine(settings: Settings) -> list[FormatState]:
@@ -93,7 +94,8 @@ def _state(part: _Part, settings: Settings) -> FormatState:
         found = part.find(settings)
         if found is not None:
             what = Store(settings.store).url_of(part.name)
-            check_format(found, part.current, what, part.error, older=None if part.migrate else "make it anew")
+            may_be_older = part.migrate is not None or part.is_read_as_it_is
+            check_format(found, part.current, what, part.error, older=None if may_be_older else "make it anew")
     except DatlstmError as error:
         return FormatState(part.name, None, part.current, problem=f"{error}")
     return FormatState(part.name, found, part.current, part.todo if found not in (None, part.current) else "")
@@ -126,11 +128,27 @@ def _of_bundles(settings: Settings) -> Any:
 
 
 def _of_training_cubes(settings: Settings) -> Any:
+    formats = list(_training_cubes(settings).values())
+    newest = max(formats, default=None)
+    return newest if newest is None or newest > windows.FORMAT_VERSION else min(formats)
+
+
+def _training_cubes(settings: Settings) -> dict[str, Any]:
+    """Return the format of each training cube by its path."""
     store = Store(settings.store)
     roots = [path for path in store.list("training") if path.endswith(".zarr/zarr.json") and path.count("/") == 2]
-    groups = (zarr.open_group(store.zarr(path.rsplit("/", 1)[0], read_only=True), mode="r") for path in roots)
-    formats: list[Any] = [group.attrs.get("format_version", 1) for group in groups]
-    return max(formats, default=None)
+    paths = [path.rsplit("/", 1)[0] for path in roots]
+    groups = {path: zarr.open_group(store.zarr(path, read_only=True), mode="r") for path in paths}
+    return {path: group.attrs.get("format_version", 1) for path, group in groups.items()}
+
+
+def _remove_training_cubes(settings: Settings) -> None:
+    store = Store(settings.store)
+    with store.writer("training"):
+        for cube, found in _training_cubes(settings).items():
+            if found < windows.FORMAT_VERSION:
+                for path in sorted(store.list(cube), key=lambda path: path.count("/")):
+                    store.delete(path)
 
 
 def _of(path: str) -> Callable[[Settings], Any]:
@@ -164,9 +182,16 @@ PARTS = (
         cubes.move_skill_aside,
     ),
     _Part(latest.LATEST, latest.FORMAT_VERSION, ProductError, _of(latest.LATEST)),
-    _Part("models", bundle.FORMAT_VERSION, BundleError, _of_bundles),
+    _Part("models", bundle.FORMAT_VERSION, BundleError, _of_bundles, is_read_as_it_is=True),
     _Part(registry.CHAMPION, registry.FORMAT_VERSION, BundleError, _of(registry.CHAMPION)),
     _Part(product_step.CURRENT, product_step.FORMAT_VERSION, ProductError, _of(product_step.CURRENT)),
-    _Part("training", 1, ProductError, _of_training_cubes),
+    _Part(
+        "training",
+        windows.FORMAT_VERSION,
+        ProductError,
+        _of_training_cubes,
+        "those of earlier releases are deleted; the next training writes its own",
+        _remove_training_cubes,
+    ),
 )
 """Every part of a store that has a format, the order that they are migrated in."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
-from datlstm.bundle import CARD, DAMPED_PERSISTENCE, MANIFEST, NORMALISER, WEIGHTS, Bundle
+from datlstm.bundle import CALIBRATION, CARD, DAMPED_PERSISTENCE, MANIFEST, NORMALISER, WEIGHTS, Bundle
 from datlstm.errors import BundleError
 from datlstm.settings import Settings
 from datlstm.store import Store
@@ -162,13 +162,13 @@ def test_weights_that_do_not_fit_the_network_are_refused(champion: Bundle) -> No
         replace(champion, forecaster="no-such-architecture"),
     ):
         with pytest.raises(BundleError, match="don't fit"):
-            broken.network()
+            broken.members()
 
 
 def test_no_file_of_a_bundle_can_carry_code(champion: Bundle, store: Store) -> None:
     champion.save(store)
     files = {path.split("/")[-1]: store.read(path) or b"" for path in store.list("models")}
-    assert set(files) == {WEIGHTS, NORMALISER, CARD, MANIFEST}
+    assert set(files) == {WEIGHTS, NORMALISER, CALIBRATION, CARD, MANIFEST}
     assert files[NORMALISER].startswith(b"\x89HDF")
     header = int.from_bytes(files[WEIGHTS][:8], "little")
     assert all("dtype" in entry for name, entry in json.loads(files[WEIGHTS][8 : 8 + header]).items() if name[0] != "_")

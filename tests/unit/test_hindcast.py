@@ -96,12 +96,12 @@ def test_damped_persistence_forecasts_from_every_day_that_has_truth(gapped: Sett
 def test_a_field_that_is_not_credible_is_left_out(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     champion, bad = forecaster(trained, None), np.datetime64(FIRST + timedelta(days=2), "ns")
 
-    def made(*arguments: object) -> xr.DataArray:
+    def made(*arguments: object) -> xr.Dataset:
         fields = real(*arguments)  # type: ignore[arg-type]
         return fields.where(fields["init_time"] != bad, 400.0)
 
-    real = library.forecast
-    monkeypatch.setattr(library, "forecast", made)
+    real = library.probabilistic
+    monkeypatch.setattr(library, "probabilistic", made)
     assert list(hindcast(trained, champion, FIRST, LAST))[-1].forecasts == 9
     assert cube_of(trained, champion)["forecast_source"].values.tolist() == [1, 1, 0, *[1] * 7]
 

@@ -172,7 +172,8 @@ def test_a_replay_from_the_same_snapshot_is_bit_for_bit_the_night(trained: Setti
     append(trained, [LAST_DAY - timedelta(days=1), LAST_DAY], offset_kelvin=1.0)
     replayed = nightly_forecast(trained, TONIGHT, made.snapshot_id)
     assert replayed.sst.values.tobytes() == made.sst.values.tobytes()
-    assert replace(replayed, sst=made.sst, bundle=made.bundle) == made
+    assert replayed.spread.values.tobytes() == made.spread.values.tobytes()
+    assert replace(replayed, sst=made.sst, spread=made.spread, bundle=made.bundle) == made
     assert replayed.bundle.id == made.bundle.id
     assert not np.array_equal(nightly_forecast(trained, TONIGHT).sst, made.sst, equal_nan=True)
 

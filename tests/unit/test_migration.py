@@ -244,7 +244,7 @@ class TestForecasts:
             writer.commit()
         assert published_days(service) == [LAST_DAY + timedelta(days=n) for n in (0, 2, 3)]
         history = cube.open()
-        assert history is not None and "format 1 brought to 2" in history.attrs["history"]
+        assert history is not None and "format 1 brought to 3" in history.attrs["history"]
 
     def test_what_is_unknown_is_told_when_a_forecast_is_explained(self, service: Settings, old: xr.Dataset) -> None:
         list(migrate(service))
@@ -270,7 +270,7 @@ class TestForecasts:
         assert state is not None
         xr.testing.assert_identical(state.load(), old)
         list(migrate(service))
-        assert state_of(service, FORECAST_PATH).found == 2
+        assert state_of(service, FORECAST_PATH).found == 3
 
     def test_the_cube_of_other_settings_is_refused_and_stays(self, service: Settings, old: xr.Dataset) -> None:
         before = contents(Store(service.store))
@@ -283,14 +283,14 @@ class TestForecasts:
         root = zarr.open_group(Store(service.store).zarr(FORECAST_PATH), mode="r+")
         del root.attrs[FORMAT]
         zarr.consolidate_metadata(root.store)
-        assert state_of(service, FORECAST_PATH).found == 2
+        assert state_of(service, FORECAST_PATH).found == 3
         assert published_days(service) == [LAST_DAY]
 
     def test_a_newer_one_is_refused(self, service: Settings) -> None:
         root = zarr.open_group(Store(service.store).zarr(FORECAST_PATH), mode="r+")
-        root.attrs[FORMAT] = 3
+        root.attrs[FORMAT] = 4
         zarr.consolidate_metadata(root.store)
-        with pytest.raises(ProductError, match="has format 3, .* knows none above 2: a newer release wrote it"):
+        with pytest.raises(ProductError, match="has format 4, .* knows none above 3: a newer release wrote it"):
             published_days(service)
 
 
@@ -369,7 +369,7 @@ class TestCommand:
         before = contents(Store(service.store))
         told = RUNNER.invoke(app, ["migrate", "--dry-run"])
         assert told.exit_code == 0
-        assert "forecast.zarr   format 1 → 2: to do: what follows" in told.stdout
+        assert "forecast.zarr   format 1 → 3: to do: what follows" in told.stdout
         assert "archive         format 2, as this release has it" in told.stdout
         assert contents(Store(service.store)) == before
         (check,) = [check for check in doctor(service, LAST_DAY) if check.name == "formats"]
@@ -379,7 +379,7 @@ class TestCommand:
         first_release_cube(service)
         told = RUNNER.invoke(app, ["migrate"])
         assert told.exit_code == 0
-        assert "forecast.zarr   format 1 → 2: done: what follows" in told.stdout
+        assert "forecast.zarr   format 1 → 3: done: what follows" in told.stdout
         (check,) = [check for check in doctor(service, LAST_DAY) if check.name == "formats"]
         assert check.state == "ok"
 
@@ -397,8 +397,50 @@ def test_every_part_of_a_store_in_operation_has_a_format(service: Settings) -> N
     store = Store(service.store)
     assert champion_id(store) is not None
     found = {state.name: state.found for state in examine(service)}
-    assert found["archive"] == found[FORECAST_PATH] == 2
-    assert found["models"] == found["models/champion.json"] == found["training"] == 1
+    assert (found["archive"], found[FORECAST_PATH], found["models"], found["training"]) == (2, 3, 2, 2)
+    assert found["models/champion.json"] == 1
+
+
+def test_a_forecast_cube_without_spread_gets_it_as_unknown(service: Settings) -> None:
+    root = zarr.open_group(Store(service.store).zarr(FORECAST_PATH), mode="r+")
+    del root["sst_spread"]
+    shutil.rmtree(Path(Store(service.store).location_of(f"{FORECAST_PATH}/sst_spread")), ignore_errors=True)
+    root.attrs[FORMAT] = 2
+    zarr.consolidate_metadata(root.store)
+    before = forecast_cube(service).open_any()
+    assert before is not None
+    list(migrate(service))
+    now = forecast_cube(service).open()
+    assert now is not None and now["sst_spread"].isnull().all()
+    for name, variable in before.load().variables.items():
+        np.testing.assert_array_equal(now[name].values, variable.values)
+    assert now.attrs["history"].endswith("spread unknown")
+
+
+def test_bundles_of_the_first_format_stay_as_they_are(service: Settings) -> None:
+    store = Store(service.store)
+    path = f"models/{champion_id(store)}/bundle.json"
+    manifest = store.read_json(path)
+    assert manifest is not None
+    store.write_json(path, {**manifest, "format_version": 1})
+    assert str(state_of(service, "models")) == "format 2, as this release has it"
+    for name in (part for part in store.list("models") if part.endswith("/bundle.json")):
+        store.write_json(name, {**(store.read_json(name) or {}), "format_version": 1})
+    assert str(state_of(service, "models")) == "format 1, which this release reads as it is"
+
+
+def test_training_cubes_of_the_first_format_are_taken_away(service: Settings) -> None:
+    store = Store(service.store)
+    (root,) = (path for path in store.list("training") if path.endswith(".zarr/zarr.json"))
+    cube = root.rsplit("/", 1)[0]
+    for path in store.list(cube):
+        store.write(path.replace(cube, "training/older.zarr"), store.read(path) or b"")
+    group = zarr.open_group(store.zarr("training/older.zarr"), mode="r+")
+    group.attrs["format_version"] = 1
+    assert "to do: those of earlier releases are deleted" in str(state_of(service, "training"))
+    list(migrate(service))
+    assert not store.list("training/older.zarr") and store.list(cube)
+    assert state_of(service, "training").found == 2
 
 
 def test_an_empty_store_has_nothing_to_migrate(settings: Settings) -> None:

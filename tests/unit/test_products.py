@@ -55,6 +55,7 @@ def test_the_cube_has_the_declared_structure(published: Settings) -> None:
         "valid_time": FIELDS[:2],
         "sst": FIELDS,
         "sst_anomaly": FIELDS,
+        "sst_spread": FIELDS,
         **dict.fromkeys(("heatwave_category", "threshold_flags", "sst_tendency_3d"), FIELDS),
         "mask": ("init_time", "latitude", "longitude"),
         **dict.fromkeys(per_init, ("init_time",)),

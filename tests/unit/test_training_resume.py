@@ -24,7 +24,13 @@ def short(trained: Settings) -> Settings:
     return trained.replace(
         model={**dict(trained.model), "options": options},
         training=trained.training.model_copy(
-            update={"epochs": EPOCHS, "windows_per_epoch": 8 * BATCHES, "learning_rate": 2e-3, "seed": 1}
+            update={
+                "epochs": EPOCHS,
+                "windows_per_epoch": 8 * BATCHES,
+                "learning_rate": 3e-3,
+                "seed": 1,
+                "weight_average_decay": 0.5,
+            }
         ),
     )
 
