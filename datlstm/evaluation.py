@@ -182,7 +182,8 @@ def _mean_square_difference(field: xr.DataArray) -> xr.DataArray:
 def _power(field: xr.DataArray) -> xr.DataArray:
     """Return the power of anomalies about their mean by band ``(…, band)``, the longest wavelengths first.
 
-    Missing cells count as the mean, which makes a step of the coast, in forecast and truth alike. By the discrete cosine transform, whose waves need no periodic field (Denis et al. 2002,
+    Missing cells count as the mean, which makes a step of the coast, in forecast and truth alike. By the discrete
+    cosine transform, whose waves need no periodic field (Denis et al. 2002,
     doi:10.1175/1520-0493(2002)130<1812:SDOTDA>2.0.CO;2).
     """
     rows, columns = (field.sizes[axis] for axis in CELLS)

@@ -304,6 +304,8 @@ def _trainer(chosen: TrainingSettings, folder: str, callbacks: list[Callback]) -
 def _quiet() -> Iterator[None]:
     with quiet_lightning():
         # It is resumable: the sampler leaves out what has been seen.
+        # Of devices that share a training: it costs a copy of small tensors.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable")
         yield
 

@@ -24,7 +24,7 @@ class Verdict:
 def judge(card: Mapping[str, Any], forecaster: str, champion: Bundle | None, chosen: GateSettings) -> Verdict:
     """Decide on a challenger's skill card, where ``forecaster`` is its own name.
 
-    It must have enough days of every season; a bias below ``maximum_bias_kelvin`` at every lead; be better than
+    It must have enough days of every season; a bias over all leads below ``maximum_bias_kelvin``; be better than
     damped persistence at every lead from ``better_from_day`` on; and, against the champion where there is one and every
     baseline, be better on the mean over leads with 95 % confidence, by bootstrap and by Diebold and Mariano's test, and
     nowhere worse by more than ``largest_loss``: at any lead, in any season, in any sub-basin. A score that is missing
@@ -51,10 +51,9 @@ def _objections(
 ) -> Iterator[str]:
     yield from _too_few(card, chosen)
     biases = [_number(bias) for bias in _leads(card["bias"][forecaster])]
-    worst = max(biases, key=abs)
-    if abs(worst) >= chosen.maximum_bias_kelvin:
-        lead = biases.index(worst) + 1
-        yield f"bias {worst:+.3f} °C at lead {lead}: {chosen.maximum_bias_kelvin:g} is the limit"
+    bias = sum(biases) / len(biases)
+    if abs(bias) >= chosen.maximum_bias_kelvin:
+        yield f"bias {bias:+.3f} °C, and {chosen.maximum_bias_kelvin:g} is the limit"
     if champion is not None and card["champion"] != champion.id:
         yield f"its card compares it with {card['champion'] or 'no champion'}, and {champion.id} is champion now"
         return

@@ -272,7 +272,7 @@ class TrainingSettings(Frozen):
     first_day: date | None = None
     last_day: date | None = None
     validation_last_day: date | None = None
-    validation_days: PositiveInt = 150
+    validation_days: PositiveInt = 366
     epochs: PositiveInt = 30
     windows_per_epoch: PositiveInt | None = None
     validation_windows: PositiveInt = 128

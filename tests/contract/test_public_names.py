@@ -8,8 +8,9 @@ import pytest
 import datlstm
 import flows
 import tasks
+from datlstm.models import build
 from datlstm.settings import load_settings, shipped_regions
-from datlstm.training import build, network_config
+from datlstm.training import network_config
 
 MODULES = [
     module.name

@@ -116,4 +116,4 @@ def test_backfill_and_retrain_run_as_flows(
     verdict = retrain(str(settings_file))
     champion = champion_id(Store(settings.store))
     assert ("is champion" in verdict) == (champion is not None)
-    assert "mean validation RMSE" in verdict
+    assert "damped persistence" in verdict

@@ -58,7 +58,7 @@ def test_a_challenger_that_proves_all_is_promoted_and_the_reason_has_the_numbers
     [
         (lambda c: c.update(days=299), "299 validation days were scored and 300 are needed"),
         (lambda c: c["days_of_seasons"].update(JJA=49, SON=0), "fewer than 50 validation days in JJA, SON"),
-        (lambda c: c["bias"].update(datlstm=[0.0, 0.0, 0.0, -0.1]), "bias -0.100 °C at lead 4: 0.1 is the limit"),
+        (lambda c: c["bias"].update(datlstm=[0.0, 0.0, -0.2, -0.2]), "bias -0.100 °C, and 0.1 is the limit"),
         (
             lambda c: c["against"]["damped_persistence"]["loss"]["lead"].update({"3": 0.0}),
             "no better than damped persistence at lead 3",
@@ -86,7 +86,7 @@ def test_what_is_not_proven_is_refused_with_its_reason(spoil: Callable[[dict[str
 
 def test_all_objections_are_told() -> None:
     told = card()
-    told["days"], told["bias"]["datlstm"] = 10, [0.3, 0.0, 0.0, 0.0]
+    told["days"], told["bias"]["datlstm"] = 10, [0.3, 0.3, 0.3, 0.3]
     found = verdict(told)[1]
     assert "10 validation days" in found and "bias +0.300" in found
 
@@ -97,7 +97,9 @@ def _leaves(node: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return [leaf for key, value in node.items() for leaf in _leaves(value, (*path, key))]
 
 
-@pytest.mark.parametrize("path", [path for path in _leaves(card()) if path[-1] != "champion"], ids="/".join)
+@pytest.mark.parametrize(
+    "path", [path for path in _leaves(card()) if path[-1] != "champion" and path[1:2] != ("persistence",)], ids="/".join
+)
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "absent"])
 def test_a_score_that_is_missing_or_not_finite_refuses(path: tuple[str, ...], value: object) -> None:
     told = deepcopy(card())
