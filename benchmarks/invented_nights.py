@@ -90,6 +90,7 @@ class InventedNights:
             "valid_time": valid,
             "sst": sst[:, 1:].astype("float32"),
             "sst_anomaly": anomaly[:, 1:].astype("float32"),
+            "sst_spread": np.sqrt(1.1 - damping[1:] ** 2).astype("float32") + 0 * anomaly[:, 1:].astype("float32"),
             "mask": np.broadcast_to(np.where(self._sea, SEA, LAND), (count, *self._sea.shape)).astype("int8"),
             "heatwave_category": warm.astype("int8"),
             "threshold_flags": np.where(self._sea, warm, 64).astype("int8"),

@@ -17,15 +17,17 @@ from rich.console import Console
 from datlstm.archive import Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.comparison import sst, sst_table
+from datlstm.ensemble import build_members
 from datlstm.errors import NotEnoughDataError, SettingsError
 from datlstm.forecasting import forecast, reference_forecasts
-from datlstm.models import ARCHITECTURES, build
+from datlstm.inputs import FIELDS
+from datlstm.models import ARCHITECTURES
 from datlstm.models.frames import Head
 from datlstm.preparation import prepare
 from datlstm.registry import bundle_ids, champion_id
 from datlstm.settings import Settings, load_settings
 from datlstm.store import Store
-from datlstm.training import network_config
+from datlstm.training import effective_recipe, network_config
 from datlstm.verification import pooled_rmse, score, valid_truth
 
 TEST = (date(2024, 5, 10), date(2024, 5, 20))
@@ -257,15 +259,6 @@ def test_skill_is_one_minus_the_ratio_of_mean_squares_averaged_over_leads() -> N
     assert sst._skill(scored, DAMPED_PERSISTENCE).mean == 0.0
 
 
-def test_the_interval_of_independent_errors_is_as_wide_as_theory_says() -> None:
-    generator = np.random.default_rng(1)
-    weights = sst._block_resamples(2000)
-    assert weights.shape == (sst.RESAMPLES, 2000)
-    np.testing.assert_array_equal(weights.sum(axis=1), 2000)
-    means = weights @ generator.normal(size=2000) / 2000
-    assert means.std() == pytest.approx(2000**-0.5, rel=0.25)
-
-
 def test_the_table_is_written_for_terminal_and_markdown_with_its_conditions(compared: sst.Comparison) -> None:
     table, text = sst_table.terminal_table(compared), sst_table.markdown(compared)
     assert table.row_count == len(compared.rows) == text.count("\n| ") - 1
@@ -284,15 +277,17 @@ def with_head(name: str, head: str, settings: Settings, baseline: Bundle) -> Bun
     """A bundle of an untrained architecture."""
     chosen = settings.replace(model={**dict(settings.model), "name": name, "options": {name: {"head": head}}})
     config = network_config(chosen)
+    recipe = effective_recipe(chosen, config)
     torch.manual_seed(0)
-    return replace(baseline, forecaster=name, config=config, weights=build(name, config).state_dict())
+    members = build_members(name, config, recipe, baseline.input_days, baseline.lead_days)
+    return replace(baseline, forecaster=name, config=config, recipe=recipe, weights=members.state_dict())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_precision_costs_what_bfloat16_loses_and_nothing_where_the_network_says_nothing(
     name: str, again: Settings, baseline: Bundle
 ) -> None:
-    days = Archive(again).read(date(2024, 5, 1), date(2024, 5, 31))["sst"].load()
+    days = Archive(again).read(date(2024, 5, 1), date(2024, 5, 31))[list(FIELDS)].load()
     inits = pd.date_range("2024-05-10", periods=2)
     for head in get_args(Head):
         cost = sst.precision_cost(with_head(name, head, again, baseline), days, inits)

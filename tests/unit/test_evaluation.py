@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import scipy.stats
 import xarray as xr
+from typer.testing import CliRunner
 
 from datlstm.archive import Archive
 from datlstm.areas import ALL_SURFACES, REGION
 from datlstm.bundle import Bundle
 from datlstm.calibrating import cross_fitted
+from datlstm.cli import app
 from datlstm.comparison.sst import hindcast_scores
 from datlstm.errors import NotEnoughDataError
 from datlstm.evaluation import BANDS, Forecaster, evaluate, of_bundle
@@ -22,6 +24,7 @@ from datlstm.evaluation_report import report
 from datlstm.products.heatwave import HeatwaveBaseline
 from datlstm.settings import Settings
 from datlstm.skill_card import by_lead, comparison, skill_card
+from datlstm.store import Store
 from datlstm.verification import pooled_rmse
 
 PERIOD = (date(2024, 4, 10), date(2024, 5, 25))
@@ -193,3 +196,22 @@ def test_the_report_has_every_part(daily: xr.Dataset, tmp_path: Path) -> None:
         "| spread over RMSE |",
     ):
         assert part in told
+
+
+def test_the_command_writes_the_report_of_the_champion(
+    trained: Settings, champion: Bundle, settings_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATLSTM_STORE", trained.store)
+    path = tmp_path / "report.md"
+    options = ["--settings", str(settings_file), "--output", str(path)]
+    told = CliRunner().invoke(app, ["evaluate", "--from", "2024-05-01", "--to", "2024-05-20", *options])
+    assert told.exit_code == 0, told.output
+    assert path.read_text().startswith(f"# {champion.id}, 2024-05-01 … 2024-05-20")
+    assert "20 valid days" in told.output
+    damped = champion.damped().save(Store(trained.store))
+    told = CliRunner().invoke(
+        app, ["evaluate", "--from", "2024-05-01", "--to", "2024-05-20", "--bundle", damped, *options]
+    )
+    assert told.exit_code == 0, told.output
+    told = CliRunner().invoke(app, ["evaluate", "--from", "2031-05-01", "--to", "2031-05-20", *options])
+    assert told.exit_code == 1

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from datlstm.significance import BLOCK_DAYS, block_resamples, gain
+from datlstm.significance import BLOCK_DAYS, RESAMPLES, block_resamples, gain
 
 DAYS, LEADS = 400, 3
 
@@ -77,3 +77,10 @@ def test_too_few_days_or_no_difference_give_no_confidence() -> None:
     assert math.isnan(gain(rival, rival).confidence)
     assert gain(rival, rival).low == 0
     assert math.isnan(gain(rival, 0 * rival).mean)
+
+
+def test_the_spread_of_independent_errors_is_as_wide_as_theory_says() -> None:
+    weights = block_resamples(2000)
+    assert weights.shape == (RESAMPLES, 2000)
+    means = weights @ np.random.default_rng(1).normal(size=2000) / 2000
+    assert means.std() == pytest.approx(2000**-0.5, rel=0.25)
