@@ -1,6 +1,7 @@
 """A bundle's calibration, fitted on its validation period, and its forecasts of days that the fit did not see."""
 
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ FOLDS = 10
 
 def calibrate(settings: Settings, bundle: Bundle) -> Bundle:
     """Return a bundle with its calibration. Raises `NotEnoughDataError` when the validation period has no init."""
-    return replace(bundle, calibration=_fit(_sample(settings, bundle)))
+    return replace(bundle, calibration=_fit(_sample(settings, bundle), _evidence(settings, bundle)))
 
 
 def cross_fitted(settings: Settings, bundle: Bundle) -> Forecaster:
@@ -38,7 +39,8 @@ def cross_fitted(settings: Settings, bundle: Bundle) -> Forecaster:
     sample = _sample(settings, bundle)
     folds = np.array_split(np.arange(sample.sizes["init_time"]), FOLDS)
     others = [np.concatenate([*folds[:fold], *folds[fold + 1 :]]) for fold in range(FOLDS)]
-    bundles = [replace(bundle, calibration=_fit(sample.isel(init_time=chosen))) for chosen in others]
+    evidence = _evidence(settings, bundle)
+    bundles = [replace(bundle, calibration=_fit(sample.isel(init_time=chosen), evidence)) for chosen in others]
     first_inits = sample["init_time"].values[[fold[0] for fold in folds if len(fold)]]
 
     def forecast(days: xr.Dataset, init_times: pd.DatetimeIndex) -> xr.Dataset:
@@ -62,5 +64,18 @@ def _sample(settings: Settings, bundle: Bundle) -> xr.Dataset:
     return raw.assign(truth=truth.transpose(*raw["mean"].dims), weights=weights)
 
 
-def _fit(sample: xr.Dataset) -> xr.Dataset:
-    return fit_calibration(*(sample[name] for name in ("mean", "variance", "damped", "truth", "weights")))
+def _evidence(settings: Settings, bundle: Bundle) -> float:
+    """Return the share of the validation period in all the days that a bundle was fitted on.
+
+    The raw mean is the best blend of the training period, for that is what was trained. So the two are pooled by their
+    lengths: a few summers in a row are one sample of the sea's moods, and a blend fitted on them alone does not last.
+    """
+    first, last = Periods.of(settings, Archive(settings).usable_days(bundle.archive_snapshot)).validation
+    trained = date.fromisoformat(bundle.training["last_day"]) - date.fromisoformat(bundle.training["first_day"])
+    validated = last - first
+    return validated / (validated + trained)
+
+
+def _fit(sample: xr.Dataset, evidence: float) -> xr.Dataset:
+    names = ("mean", "variance", "damped", "truth", "weights")
+    return fit_calibration(**{name: sample[name] for name in names}, evidence=evidence)

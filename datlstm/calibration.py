@@ -42,11 +42,17 @@ def calibrated(
 
 
 def fit_calibration(
-    mean: xr.DataArray, variance: xr.DataArray, damped: xr.DataArray, truth: xr.DataArray, weights: xr.DataArray
+    mean: xr.DataArray,
+    variance: xr.DataArray,
+    damped: xr.DataArray,
+    truth: xr.DataArray,
+    weights: xr.DataArray,
+    evidence: float = 1.0,
 ) -> xr.Dataset:
     """Fit what `calibrated` applies, all fields as there; ``truth`` is NaN where it is missing.
 
-    ``weights`` ``(latitude, longitude)`` are the cells' parts in the mean square error.
+    ``weights`` ``(latitude, longitude)`` are the cells' parts in the mean square error. ``evidence``, 0 … 1, is how far
+    the blend goes from the raw mean to what fits these days best.
     """
     season = season_of(mean["init_time"]).values
     counted = truth.notnull() * weights
@@ -55,7 +61,7 @@ def fit_calibration(
     for index in enough:
         chosen = np.flatnonzero(season == index)
         fields = [field.isel(init_time=chosen) for field in (mean, damped, truth.fillna(0.0), counted)]
-        blend[index] = _blend(*fields)
+        blend[index] += evidence * (_blend(*fields) - blend[index])
     leads, axes = mean["lead_time"], ("season", "lead_time")
     fitted = xr.Dataset(
         {"model_weight": (axes, blend[..., 0]), "damped_weight": (axes, blend[..., 1])},

@@ -61,6 +61,16 @@ def test_the_expected_error_is_the_error_where_members_differ_more_and_in_roughe
     np.testing.assert_allclose(spread.mean(DIMS[:3]), rough, rtol=0.1)
 
 
+def test_the_blend_goes_as_far_from_the_raw_mean_as_there_is_evidence() -> None:
+    mean, damped = noise(1), noise(2)
+    fields = (field(mean), field(0 * mean), field(damped), field(0.5 * mean + 0.3 * damped), WEIGHTS)
+    whole, quarter = fit_calibration(*fields), fit_calibration(*fields, 0.25)
+    for name, raw in (("model_weight", 1), ("damped_weight", 0)):
+        np.testing.assert_allclose(quarter[name], raw + 0.25 * (whole[name] - raw), atol=1e-9)
+    # What is left of the error is expected.
+    assert float(quarter["mean_square_error"].mean()) > 10 * float(whole["mean_square_error"].mean())
+
+
 def test_missing_truth_counts_for_nothing() -> None:
     mean, damped, truth = noise(1), noise(2), noise(3)
     gappy = np.where(np.random.default_rng(7).random(SHAPE) < 0.3, np.nan, truth)
