@@ -16,6 +16,9 @@ from datlstm.significance import BLOCK_DAYS, CONFIDENCE
 from datlstm.skill_card import comparison, days_of_seasons, totals
 from datlstm.verification import DEFINITIONS_VERSION
 
+LATER_FROM = 3
+"""Day from which the weather of the init says little: a gain is harder there, and shown by itself."""
+
 Row = tuple[str, np.ndarray]
 BASELINES = (DAMPED_PERSISTENCE, "persistence", "climatology")
 
@@ -107,13 +110,17 @@ def _against(daily: xr.Dataset, own: str, rivals: Sequence[str]) -> str:
         "| rival | MSE saved, mean over leads | 95 % | Diebold-Mariano | RMSE at lead, least … most gained |",
         "|---|---|---|---|---|",
     ]
-    for rival in rivals:
-        found = comparison(daily, own, rival)
+    later = daily.sel(lead_time=slice(LATER_FROM, None))
+    compared = [(_spoken(rival), daily, rival) for rival in rivals]
+    if DAMPED_PERSISTENCE in rivals and later.sizes["lead_time"]:
+        compared.insert(1, (f"{_spoken(DAMPED_PERSISTENCE)}, from day {LATER_FROM} on", later, DAMPED_PERSISTENCE))
+    for label, chosen, rival in compared:
+        found = comparison(chosen, own, rival)
         gained = sorted(-100 * loss for loss in found["loss"]["lead"].values() if loss is not None)
         numbers = [found[name] for name in ("gain", "low", "high", "confidence")]
         gain, low, high, confidence = (np.nan if value is None else 100 * value for value in numbers)
         span = f"{gained[0]:+.1f} … {gained[-1]:+.1f} %" if gained else "-"
-        lines.append(f"| {_spoken(rival)} | {gain:.1f} % | {low:.1f} … {high:.1f} % | {confidence:.1f} % | {span} |")
+        lines.append(f"| {label} | {gain:.1f} % | {low:.1f} … {high:.1f} % | {confidence:.1f} % | {span} |")
     note = f"Interval by blocks of {BLOCK_DAYS} days; what is better with {100 * CONFIDENCE:.0f} % has both above."
     return "\n".join(lines) + f"\n\n{note}"
 

@@ -175,3 +175,13 @@ def test_no_file_of_a_bundle_can_carry_code(champion: Bundle, store: Store) -> N
     assert isinstance(json.loads(files[CARD]), dict)
     assert isinstance(json.loads(files[MANIFEST]), dict)
     assert not any(content.startswith((b"\x80", b"PK")) for content in files.values())
+
+
+def test_the_bundle_of_the_reference_experiment_loads_and_is_the_one_it_was(store: Store) -> None:
+    (folder,) = (Path(__file__).parents[2] / "benchmarks" / "results").glob("natl-datlstm-*")
+    for file in folder.iterdir():
+        store.write(f"models/{folder.name}/{file.name}", file.read_bytes())
+    bundle = Bundle.load(store, folder.name)
+    assert len(bundle.members().each()) == bundle.recipe.members == 3
+    assert bundle.card["verdict"]["promoted"]
+    assert bundle.calibration is not None and bundle.lead_days == 10
