@@ -17,7 +17,7 @@ from datlstm.challenger import comparable_champion, with_card
 from datlstm.checkpoints import Checkpoints, Progress, Weights
 from datlstm.ensemble import Ensemble, anomaly_forecaster, build_members
 from datlstm.errors import CheckpointError, NotEnoughDataError
-from datlstm.fitting import Draws, ForecastModule, OnEpoch, fit, lead_weights
+from datlstm.fitting import GATHERED, Draws, ForecastModule, OnEpoch, fit, lead_weights
 from datlstm.grid import Grid
 from datlstm.inputs import WIDTH, Record
 from datlstm.models import compile_blocks, configure
@@ -207,10 +207,13 @@ def fit_scales(members: Ensemble, data: TrainingData) -> None:
     """Set the scales of the members' regressions, where they have one, from training windows."""
     regressions = [member.regression for member in members.each() if member.regression is not None]
     if regressions:
-        days = data.record.gather(data.sample(), data.input_days)
-        features = regressions[0].features(days.frames, days.observed)
+        parts = data.sample().split(GATHERED)
+        square = torch.zeros_like(regressions[0].feature_scale)
+        for starts in parts:
+            days = data.record.gather(starts, data.input_days)
+            square += regressions[0].features(days.frames, days.observed).square().mean((0, 2, 3)) * len(starts)
         for regression in regressions:
-            regression.fit_scale(features)
+            regression.fit_scale(square / sum(map(len, parts)))
 
 
 def _trained(

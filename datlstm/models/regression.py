@@ -45,10 +45,9 @@ class Regression(nn.Module):
         for parameter in self.coefficients.parameters():
             nn.init.zeros_(parameter)
 
-    def fit_scale(self, features: Tensor) -> None:
-        """Set the scale of each feature to its root mean square over ``(batch, features, height, width)``."""
-        power = features.square().mean((0, 2, 3)).sqrt()
-        self.feature_scale.copy_(torch.where(power > 0, power, torch.ones_like(power)))
+    def fit_scale(self, mean_square: Tensor) -> None:
+        """Set the scale of each feature from its mean square ``(features,)``."""
+        self.feature_scale.copy_(torch.where(mean_square > 0, mean_square.sqrt(), torch.ones_like(mean_square)))
 
     def features(self, frames: Tensor, observed: Tensor) -> Tensor:
         """Map frames and what was observed, ``(B, days, 1, H, W)``, to unscaled features ``(B, features, H, W)``.
