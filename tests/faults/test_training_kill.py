@@ -43,7 +43,7 @@ def store(filled_store: Path, tmp_path: Path) -> Path:
 def long(settings_file: Path, store: Path) -> Settings:
     """The settings of a training that lasts a few seconds."""
     settings = load_settings(str(settings_file)).replace(store=store.as_uri())
-    chosen = {"epochs": EPOCHS, "windows_per_epoch": 8 * BATCHES, "patience": 99, "learning_rate": 1e-2, "seed": 1}
+    chosen = {"epochs": EPOCHS, "windows_per_epoch": 8 * BATCHES, "patience": 99, "learning_rate": 3e-3, "seed": 1}
     training = settings.training.model_copy(update=chosen)
     return settings.replace(training=training)
 
@@ -90,6 +90,7 @@ class Run:
         return time.monotonic() - started
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_with_or_without_its_parent_and_resumed_it_ends_bit_identical(
     long: Settings, tmp_path: Path
 ) -> None:

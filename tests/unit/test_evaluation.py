@@ -22,7 +22,7 @@ from datlstm.errors import NotEnoughDataError
 from datlstm.evaluation import BANDS, Forecaster, evaluate, of_bundle
 from datlstm.evaluation_report import report
 from datlstm.products.heatwave import HeatwaveBaseline
-from datlstm.settings import Settings
+from datlstm.settings import Settings, load_settings
 from datlstm.skill_card import by_lead, comparison, skill_card
 from datlstm.store import Store
 from datlstm.verification import pooled_rmse
@@ -45,8 +45,10 @@ def truth_forecaster(settings: Settings, change: Callable[[xr.DataArray], xr.Dat
     return forecast
 
 
-@pytest.fixture
-def daily(trained: Settings, champion: Bundle) -> xr.Dataset:
+@pytest.fixture(scope="module")
+def daily(settings_file: Path, trained_store: Path, champion: Bundle) -> xr.Dataset:
+    trained = load_settings(str(settings_file)).replace(store=trained_store.as_uri())
+
     def smoothed(sst: xr.DataArray) -> xr.DataArray:
         expected = champion.normaliser.climatology(sst["time"]).transpose(*sst.dims)
         return expected + (sst - expected).rolling(latitude=3, center=True, min_periods=1).mean()
