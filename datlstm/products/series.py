@@ -20,7 +20,7 @@ from datlstm.store import Store
 
 FOLDER = "series"
 # What a point is looked at for; with it goes every variable that has no cells. The other fields stay in the cube.
-FIELDS = ("sst", "sst_anomaly", "mask")
+FIELDS = ("sst", "sst_anomaly", "sst_spread", "mask")
 TILE = 8
 """Cells of a chunk along latitude and longitude: a year of ten leads is 0.94 MB before compression."""
 # Small tiles are less smooth than whole fields; the bits of a place side by side, they are smaller still.
