@@ -17,7 +17,7 @@ from datlstm.settings import Settings
 from datlstm.verification import area_weights, valid_truth, validation_inits
 from datlstm.windows import Periods
 
-INITS = 400
+INITS = 150
 """Forecasts, spread over the validation period, that a calibration is fitted on."""
 
 FOLDS = 10
