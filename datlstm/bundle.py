@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import safetensors.torch
@@ -24,13 +24,13 @@ from datlstm.formats import check_format
 from datlstm.grid import Grid, ocean_mask_hash
 from datlstm.lineage import code_version
 from datlstm.normalise import Normaliser
-from datlstm.settings import Recipe, Settings
+from datlstm.settings import BaselineName, Recipe, Settings
 from datlstm.store import Store
 
 FORMAT_VERSION = 2
 """Format 1 has one network, which sees what was observed and nothing else, and no calibration."""
 FIRST_RECIPE = Recipe(channels=("observed",), regression=False, members=1)
-DAMPED_PERSISTENCE = "damped_persistence"
+DAMPED_PERSISTENCE: Final = "damped_persistence"
 MANIFEST, WEIGHTS, NORMALISER, CARD = "bundle.json", "weights.safetensors", "normaliser.nc", "card.json"
 CALIBRATION = "calibration.nc"
 
@@ -39,7 +39,7 @@ CALIBRATION = "calibration.nc"
 class Bundle:
     """A forecaster with all it was fitted on.
 
-    ``forecaster`` is an architecture's name, or ``damped_persistence`` for the statistical one, which has no network.
+    ``forecaster`` is an architecture's name, or a baseline's, which has no network.
     ``damping`` is ``(lead_time, latitude, longitude)``; ``input_days`` is how many days the networks read;
     ``calibration`` is what `datlstm.calibration.fit_calibration` returned.
     """
@@ -79,9 +79,13 @@ class Bundle:
 
     def damped(self) -> Self:
         """Return the damped persistence of this bundle's own climatology: the ladder's next rung."""
+        return self.baseline(DAMPED_PERSISTENCE)
+
+    def baseline(self, name: BaselineName) -> Self:
+        """Return a baseline of this bundle's own climatology and damping."""
         return replace(
             self,
-            forecaster=DAMPED_PERSISTENCE,
+            forecaster=name,
             config={},
             weights={},
             card={},

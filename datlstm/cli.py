@@ -18,7 +18,7 @@ from datlstm.clock import now, today
 from datlstm.comparison import cli as benchmark
 from datlstm.errors import DatlstmError, SettingsError
 from datlstm.logs import write_json
-from datlstm.settings import ArchitectureName, Settings, load_settings, shipped_regions
+from datlstm.settings import ArchitectureName, BaselineName, Settings, load_settings, shipped_regions
 from datlstm.synthetic.marine_store import cli as marine_store
 
 # Prefect reads these at import: its embedded server needs longer than its default on a small machine, and says nothing
@@ -317,6 +317,7 @@ def hindcast(
     first_day: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first init day.")],
     last_day: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last init day.")],
     bundle_id: Annotated[str | None, typer.Option("--bundle", help="Default: the champion.")] = None,
+    baseline: Annotated[BaselineName | None, typer.Option(help="Not the bundle but this, of its climatology.")] = None,
     settings: SettingsName = None,
 ) -> None:
     """Forecast from every day of a period with one bundle, into a cube of its own; goes on where it was interrupted."""
@@ -327,6 +328,8 @@ def hindcast(
 
     def act() -> None:
         bundle = forecaster(chosen, bundle_id)
+        if baseline is not None:
+            bundle = bundle.baseline(baseline)
         for progress in hindcast(chosen, bundle, first, last):
             console.print(f"to {progress.last_day}: {progress.forecasts} forecasts made", highlight=False)
         console.print(hindcast_cube(chosen, bundle.id, first).url, soft_wrap=True, highlight=False)

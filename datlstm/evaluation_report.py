@@ -10,6 +10,7 @@ from datlstm.archive import Archive
 from datlstm.areas import ALL_SURFACES, ICE_FREE, REGION
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.evaluation import evaluate, of_bundle
+from datlstm.forecasting import BASELINES
 from datlstm.products.heatwave import baseline as heatwave_baseline
 from datlstm.settings import Settings
 from datlstm.significance import BLOCK_DAYS, CONFIDENCE
@@ -20,7 +21,6 @@ LATER_FROM = 3
 """Day from which the weather of the init says little: a gain is harder there, and shown by itself."""
 
 Row = tuple[str, np.ndarray]
-BASELINES = (DAMPED_PERSISTENCE, "persistence", "climatology")
 
 
 def evaluate_bundle(settings: Settings, bundle: Bundle, period: tuple[date, date]) -> str:
@@ -31,7 +31,7 @@ def evaluate_bundle(settings: Settings, bundle: Bundle, period: tuple[date, date
     """
     bundle.check_matches(settings)
     snapshot_id = Archive(settings).snapshot_id()
-    contenders = {} if bundle.forecaster == DAMPED_PERSISTENCE else {bundle.forecaster: of_bundle(bundle)}
+    contenders = {} if bundle.forecaster in BASELINES else {bundle.forecaster: of_bundle(bundle)}
     heatwaves = heatwave_baseline(settings, period[0], snapshot_id)
     daily = evaluate(settings, contenders, bundle, period, snapshot_id, heatwaves)
     return report(daily, bundle.forecaster, bundle.id, period)
@@ -49,7 +49,7 @@ def report(daily: xr.Dataset, own: str, bundle_id: str, period: tuple[date, date
         "## By lead",
         _table(daily, dict(_by_lead(pooled, [own, *others]))),
         "## Against the baselines",
-        _against(daily, own, [name for name in BASELINES if name in others]),
+        _against(daily, own, [name for name in reversed(BASELINES) if name in others]),
         "## By season, sub-basin and ice: RMSE, and beside it damped persistence's",
         _table(daily, dict(_by_part(daily, own))),
         "## Is it blurred, and does it know what it does not know",

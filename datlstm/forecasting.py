@@ -1,6 +1,7 @@
 """From an initial state to a forecast: a bundle's ensemble around damped persistence, and the baselines beside it."""
 
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,15 @@ import torch
 import xarray as xr
 
 from datlstm import baselines
-from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
+from datlstm.bundle import Bundle
 from datlstm.calibration import calibrated
 from datlstm.compute import torch_threads
 from datlstm.ensemble import AnomalyForecaster, anomaly_forecaster
 from datlstm.errors import NotEnoughDataError
 from datlstm.inputs import Record
+from datlstm.settings import BaselineName
 
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 BATCH = 16
 
 
@@ -34,26 +37,26 @@ def probabilistic(bundle: Bundle, days: xr.Dataset, init_times: pd.DatetimeIndex
     wanted = pd.date_range(init_times.min() - pd.Timedelta(days=bundle.input_days - 1), init_times.max())
     if not np.isin(wanted, days["time"].values).all():
         raise NotEnoughDataError(f"forecasts from {init_times.min():%Y-%m-%d} need input from {wanted[0]:%Y-%m-%d} on")
-    if bundle.forecaster == DAMPED_PERSISTENCE:
-        sst = damped_persistence(bundle, days["sst"], init_times)
+    if bundle.forecaster in BASELINES:
+        sst = baseline_forecast(bundle, bundle.forecaster, days["sst"], init_times)
         return xr.Dataset({"sst": sst, "sst_spread": xr.full_like(sst, np.nan)})
     return in_kelvin(bundle, raw_estimates(bundle, days.sel(time=wanted), init_times))
 
 
-def damped_persistence(bundle: Bundle, sst: xr.DataArray, init_times: pd.DatetimeIndex) -> xr.DataArray:
-    """Return the damped persistence of a bundle's own climatology and damping, shaped as `forecast`."""
+def baseline_forecast(bundle: Bundle, name: str, sst: xr.DataArray, init_times: pd.DatetimeIndex) -> xr.DataArray:
+    """Return what the baseline ``name`` of a bundle's own climatology and damping forecasts, shaped as `forecast`."""
     initial = sst.sel(time=init_times).rename(time="init_time")
-    return baselines.damped_persistence(initial, bundle.normaliser, bundle.damping, bundle.lead_days).load()
+    normaliser, leads = bundle.normaliser, bundle.lead_days
+    if name == "persistence":
+        return baselines.persistence(initial, leads).load()
+    if name == "climatology":
+        return baselines.climatology(initial, normaliser, leads).load()
+    return baselines.damped_persistence(initial, normaliser, bundle.damping, leads).load()
 
 
 def reference_forecasts(bundle: Bundle, sst: xr.DataArray, init_times: pd.DatetimeIndex) -> dict[str, xr.DataArray]:
     """Return the baselines every forecast is scored beside, by name, shaped as `forecast`."""
-    initial = sst.sel(time=init_times).rename(time="init_time")
-    return {
-        "persistence": baselines.persistence(initial, bundle.lead_days).load(),
-        "climatology": baselines.climatology(initial, bundle.normaliser, bundle.lead_days).load(),
-        "damped_persistence": damped_persistence(bundle, sst, init_times),
-    }
+    return {name: baseline_forecast(bundle, name, sst, init_times) for name in BASELINES}
 
 
 def raw_estimates(bundle: Bundle, days: xr.Dataset, init_times: pd.DatetimeIndex) -> xr.Dataset:

@@ -6,11 +6,10 @@ from typing import Any
 
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.calibration import SEASONS
+from datlstm.forecasting import BASELINES
 from datlstm.settings import GateSettings
 from datlstm.significance import CONFIDENCE
 from datlstm.skill_card import CHAMPION
-
-BASELINES = ("persistence", "climatology", DAMPED_PERSISTENCE)
 
 
 @dataclass(frozen=True)

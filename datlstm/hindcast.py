@@ -16,7 +16,7 @@ from datlstm.archive import Archive, consecutive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.cube import Cube
 from datlstm.errors import NotEnoughDataError
-from datlstm.forecasting import probabilistic
+from datlstm.forecasting import BASELINES, probabilistic
 from datlstm.grid import Grid
 from datlstm.ladder import ForecastSource, NightlyForecast, credible
 from datlstm.products.derived import OBSERVED_DAYS
@@ -58,6 +58,7 @@ def hindcast(
 ) -> Iterator[Progress]:
     """Forecast from every init day of a closed interval, yielding after each commit; what is there is not made again.
 
+    ``bundle`` may be a `Bundle.baseline`, never saved; ``forecast_source`` calls all but damped persistence a model.
     A day has no forecast where a night's ladder would not have let the bundle forecast from it: without truth of its
     own, with too many input days missing, or with a field that is not credible. Heatwave categories are not told. An
     interrupted hindcast goes on from its last commit on the archive state that it began with, which the maintenance
@@ -98,8 +99,8 @@ def _drafts(
     days = Archive(settings).read(inits[0] - reach, inits[-1], snapshot_id).load()
     made = probabilistic(bundle, days, pd.DatetimeIndex(inits)).isel(lead_time=slice(settings.model.lead_days))
     is_usable = days["sst"].notnull().any(("latitude", "longitude")).values
-    is_model = bundle.forecaster != DAMPED_PERSISTENCE
-    source = ForecastSource.MODEL if is_model else ForecastSource.DAMPED_PERSISTENCE
+    is_damped = bundle.forecaster == DAMPED_PERSISTENCE
+    source = ForecastSource.DAMPED_PERSISTENCE if is_damped else ForecastSource.MODEL
     for end, init in enumerate(inits, start=reach.days + 1):
         field = made.sel(init_time=np.datetime64(init, "ns"))
         if credible(field["sst"], bundle, settings):
@@ -110,7 +111,7 @@ def _drafts(
 
 def _inits(settings: Settings, bundle: Bundle, usable: Sequence[date], first_day: date, last_day: date) -> list[date]:
     """Return the days of a closed interval from which a night's ladder would let a bundle forecast."""
-    is_model = bundle.forecaster != DAMPED_PERSISTENCE
+    is_model = bundle.forecaster not in BASELINES
     most_missing = settings.forecast.maximum_missing_inputs if is_model else bundle.input_days
     known = set(usable)
 

@@ -38,6 +38,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ArchitectureName = Literal["convlstm", "datlstm", "predrnn", "simvp", "swinlstm-b", "swinlstm-d", "tctn"]
+BaselineName = Literal["persistence", "climatology", "damped_persistence"]
 Channel = Literal["observed", "tendency", "season", "latitude", "ice"]
 
 

@@ -11,15 +11,17 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from datlstm import hindcast as library
+from datlstm.archive import Archive
 from datlstm.bundle import DAMPED_PERSISTENCE, Bundle
 from datlstm.cli import app
 from datlstm.errors import BundleError, NotEnoughDataError
+from datlstm.forecasting import BASELINES, reference_forecasts
 from datlstm.hindcast import hindcast, hindcast_cube
 from datlstm.ingest import ingest
 from datlstm.ladder import ForecastSource, nightly_forecast
 from datlstm.products.forecast import forecast_cube
 from datlstm.registry import bundle_ids, forecaster
-from datlstm.settings import Settings
+from datlstm.settings import BaselineName, Settings
 from datlstm.sources import open_source
 from datlstm.store import Store
 from tests.conftest import LAST_DAY
@@ -91,6 +93,19 @@ def test_damped_persistence_forecasts_from_every_day_that_has_truth(gapped: Sett
     made = cube_of(gapped, damped, LAST)
     assert made["forecast_source"].values.tolist() == [2, 0, 2, 2, 2, 2]
     assert made["n_missing_inputs"].values[2:].tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_each_baseline_hindcasts_what_models_are_scored_beside(trained: Settings, name: BaselineName) -> None:
+    baseline = forecaster(trained, None).baseline(name)
+    list(hindcast(trained, baseline, FIRST, LAST))
+    made = cube_of(trained, baseline)
+    assert set(made["model_id"].values) == {baseline.id}
+    assert baseline.id.startswith(f"laizhou-{name.replace('_', '-')}-")
+    days = Archive(trained).read(FIRST, LAST)["sst"].load()
+    expected = reference_forecasts(baseline, days, made.indexes["init_time"])[name]
+    np.testing.assert_allclose(made["sst"], expected, atol=1e-3)
+    assert bool(made["sst_spread"].isnull().all())
 
 
 def test_a_field_that_is_not_credible_is_left_out(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
