@@ -265,6 +265,7 @@ class ModelSettings(Frozen):
 class TrainingSettings(Frozen):
     """Training period and effort.
 
+    ``weigh_leads`` has each lead count in the loss by the inverse of what damped persistence errs there.
     Unset days are derived from the archive: the last ``validation_days`` validate, all before them train. A training
     that is asked to stop has ``grace_seconds`` to write a checkpoint before it is killed; a Prefect worker gives a
     cancelled run 30 s in all.
@@ -281,6 +282,7 @@ class TrainingSettings(Frozen):
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     sign_flips: bool = True
+    weigh_leads: bool = True
     weight_average_decay: Fraction = 0.98
     patience: PositiveInt = 6
     maximum_missing_fraction: Fraction = 0.2

@@ -231,7 +231,9 @@ def _trained(
     if settings.training.compile:
         for member in members.each():
             compile_blocks(member.network)
-    by_lead = lead_weights(model, data.record, data.sample() + data.input_days - 1, data.cells)
+    by_lead = torch.ones(data.lead_days)
+    if settings.training.weigh_leads:
+        by_lead = lead_weights(model, data.record, data.sample() + data.input_days - 1, data.cells)
     module = ForecastModule(model, data.record, data.cells, by_lead, settings.training, data.input_days)
     initial = module.weights()
     progress = fit(

@@ -143,7 +143,7 @@ def compare(
     prepared = prepare(settings, snapshot)
     baseline = Bundle.load(Store(settings.store), prepared[1])
     reference = hindcast_scores(settings, baseline, period, snapshot)
-    rows = [Row(str(name), _skill(reference, str(name))) for name in reference["forecaster"].values]
+    rows = [Row(str(name), skill(reference, str(name))) for name in reference["forecaster"].values]
     for name in dict.fromkeys(names):
         chosen = settings.replace(model={**dict(settings.model), "name": name})
         rows.append(_contender(chosen, prepared, period, snapshot, reference, report))
@@ -236,7 +236,7 @@ def _contender(
         scored = hindcast_scores(settings, bundle, period, snapshot_id)
         _check_complete(scored, reference)
         cost = _cost(settings, bundle, record, period, snapshot_id)
-        return Row(name, _skill(scored, name), cost, _note(bundle))
+        return Row(name, skill(scored, name), cost, _note(bundle))
     # What torch raises, out of memory above all, must not lose the hours that the others took.
     except (DatlstmError, RuntimeError) as error:
         log.debug("%s failed", name, exc_info=True)
@@ -282,9 +282,9 @@ def _trained(settings: Settings, prepared: Prepared, report: Callable[[str], Non
 
 def _conditions(settings: Settings, prepared: Prepared) -> str:
     """Return a hash of all that a training follows from."""
-    sizes = (settings.model.name, settings.model.input_days, settings.model.lead_days)
-    training = settings.training.model_dump(mode="json")
-    conditions = [*sizes, network_config(settings), training, prepared, version("datlstm")]
+    model, training = settings.model, settings.training.model_dump(mode="json")
+    chosen = [model.name, model.input_days, model.lead_days, model.recipe.model_dump(mode="json")]
+    conditions = [*chosen, network_config(settings), training, prepared, version("datlstm")]
     return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -351,8 +351,8 @@ def _check_complete(scored: xr.Dataset, reference: xr.Dataset) -> None:
         )
 
 
-def _skill(scored: xr.Dataset, name: str) -> Skill:
-    """Return a forecaster's skill; see `datlstm.significance`."""
+def skill(scored: xr.Dataset, name: str) -> Skill:
+    """Return a forecaster's skill from `hindcast_scores`; see `datlstm.significance`."""
     square = (scored["rmse"].astype("float64") ** 2 * scored["n"]).fillna(0.0)
     own, bar = (square.sel(forecaster=of).transpose("init_time", ...).values for of in (name, DAMPED_PERSISTENCE))
     saved = gain(own, bar)

@@ -253,10 +253,10 @@ def test_skill_is_one_minus_the_ratio_of_mean_squares_averaged_over_leads() -> N
         },
         {"forecaster": [DAMPED_PERSISTENCE, "model"]},
     )
-    skill = sst._skill(scored, "model")
+    skill = sst.skill(scored, "model")
     assert skill.mean == pytest.approx((0.75 + 0.0) / 2)
     assert skill.interval == pytest.approx((skill.mean, skill.mean))
-    assert sst._skill(scored, DAMPED_PERSISTENCE).mean == 0.0
+    assert sst.skill(scored, DAMPED_PERSISTENCE).mean == 0.0
 
 
 def test_the_table_is_written_for_terminal_and_markdown_with_its_conditions(compared: sst.Comparison) -> None:
