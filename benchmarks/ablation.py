@@ -1,7 +1,7 @@
 """What each ingredient of the recipe is worth: the settings' model trained without it, under one budget of steps.
 
 ``python -m benchmarks.ablation --settings FILE.toml --from 2015-01-01 --to 2018-12-31 [--steps 250]`` reads the
-archive of ``DATLSTM_STORE``, and prints what is saved of damped persistence's mean square error, in percent, on the mean
+archive of ``DATLSTM_STORE``, and prints what is saved of the mean square error of damped persistence, %, on the mean
 over leads and by lead, in the validation period and in a test period after it. One member, but in the row of three.
 """
 
