@@ -33,7 +33,7 @@ from datlstm.windows import Windows
 MONITORED = "validation_loss"
 # Of the networks' learning rate: a linear term on features of unit size bears more.
 REGRESSION_RATE = 3.0
-# Share of the steps in which the learning rate rises.
+# Share of the steps in which the learning rate rises; a training of ten or fewer has none.
 WARM_UP = 0.1
 # Windows that are looked at together before training.
 GATHERED = 64
@@ -109,7 +109,8 @@ class ForecastModule(lightning.LightningModule):
         groups = [{"params": list(nn.ModuleList(modules).parameters())} for modules, _ in learnt if modules]
         optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=self.settings.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=WARM_UP)
+        warm_up = WARM_UP if WARM_UP * steps > 1 else 0.0
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=warm_up)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def weights(self) -> Weights:

@@ -14,7 +14,7 @@ from datlstm.bundle import Bundle
 from datlstm.ensemble import anomaly_forecaster, build_members
 from datlstm.errors import BundleError, NotEnoughDataError
 from datlstm.fitting import lead_weights, masked_loss
-from datlstm.forecasting import damped_persistence, forecast, raw_estimates
+from datlstm.forecasting import forecast, raw_estimates
 from datlstm.grid import Grid
 from datlstm.inputs import FIELDS, Inputs, Record
 from datlstm.preparation import prepare
@@ -67,7 +67,7 @@ def test_an_untrained_network_is_damped_persistence(trained: Settings, champion:
     members = build_members("datlstm", champion.config, recipe, champion.input_days, champion.lead_days)
     untrained = replace(champion, recipe=recipe, weights=members.state_dict(), calibration=None)
     days = Archive(trained).read(date(2024, 5, 10), date(2024, 5, 25))[list(FIELDS)].load()
-    made, expected = forecast(untrained, days, INITS), damped_persistence(champion, days["sst"], INITS)
+    made, expected = forecast(untrained, days, INITS), forecast(champion.damped(), days, INITS)
     anomalies = [champion.normaliser.to_anomaly(field) for field in (made, expected)]
     # One unit in the last place of 300 K is 3e-5 K: compared where the network works, before kelvin rounds.
     kelvin_rounding = np.spacing(np.float32(300)) / float(champion.normaliser.scale.min())
@@ -152,6 +152,13 @@ def test_two_epochs_beat_the_untrained_network_and_forecast(trained: Settings, c
     assert np.isfinite(sea).all() and sea.min() > 275 and sea.max() < 305
 
 
+@pytest.mark.parametrize("steps", [1, 10])
+def test_a_training_too_short_for_a_warm_up_has_none(trained: Settings, steps: int) -> None:
+    effort = {"epochs": 1, "windows_per_epoch": steps * trained.training.batch_size}
+    short = trained.replace(training=trained.training.model_copy(update=effort))
+    assert retrain(short, *prepare(short)).training["epochs"] == 1
+
+
 def test_weights_worse_than_the_untrained_network_are_not_kept(trained: Settings) -> None:
     chosen = {"learning_rate": 0.5, "epochs": 1, "weight_average_decay": 0.0}
     wild = trained.replace(training=trained.training.model_copy(update=chosen))
@@ -159,7 +166,7 @@ def test_weights_worse_than_the_untrained_network_are_not_kept(trained: Settings
     assert bundle.training["validation_loss"] > bundle.training["untrained_validation_loss"]
     days = Archive(wild).read(date(2024, 5, 10), date(2024, 5, 25))[list(FIELDS)].load()
     made = forecast(replace(bundle, calibration=None), days, INITS)
-    np.testing.assert_allclose(made, damped_persistence(bundle, days["sst"], INITS), atol=1e-4)
+    np.testing.assert_allclose(made, forecast(bundle.damped(), days, INITS), atol=1e-4)
 
 
 def test_preparing_again_gives_the_same_paths(trained: Settings) -> None:
