@@ -25,13 +25,13 @@ from datlstm.windows import Periods
 BASE = {"model": {"recipe": {"members": 1}}, "training": {"devices": 1}}
 WITHOUT: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "three members": {"model": {"recipe": {"members": 3}}},
     "each forecast fed back": {"model": {"options": {"direct_leads": 0}}},
     "no regression": {"model": {"recipe": {"regression": False}}},
     "no season, latitude, ice, tendency": {"model": {"recipe": {"channels": ["observed"]}}},
     "no sign flips": {"training": {"sign_flips": False}},
     "leads weighed alike": {"training": {"weigh_leads": False}},
     "no average of the weights": {"training": {"weight_average_decay": 0.0}},
+    "three members": {"model": {"recipe": {"members": 3}}},
 }
 
 
