@@ -55,7 +55,7 @@ def main() -> None:
         started = time.perf_counter()
         bundle = retrain(chosen, *prepared)
         minutes = (time.perf_counter() - started) / 60
-        for label, variant in variants(chosen, name, bundle):
+        for label, variant in variants(name, bundle):
             selected = skill(hindcast_scores(chosen, variant, validation, snapshot), variant.forecaster)
             scored = hindcast_scores(chosen, variant, (arguments.first, arguments.last), snapshot)
             tested, rmse = skill(scored, variant.forecaster), pooled_rmse(scored)
@@ -76,7 +76,7 @@ def changed(settings: Settings, changes: dict[str, Any]) -> Settings:
     return settings.replace(model={**settings.model.model_dump(), **model}, training=training)
 
 
-def variants(settings: Settings, name: str, bundle: Bundle) -> Iterator[tuple[str, Bundle]]:
+def variants(name: str, bundle: Bundle) -> Iterator[tuple[str, Bundle]]:
     """Yield a trained bundle, and the first also without its calibration, and without what its network adds."""
     yield name, bundle
     if name == next(iter(WITHOUT)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datlstm.archive import Archive
 from datlstm.bundle import Bundle
-from datlstm.models.regression import Regression
+from datlstm.models.regression import Regression, with_season
 from datlstm.preparation import prepare
 from datlstm.settings import load_settings
 from datlstm.store import Store
@@ -74,9 +74,7 @@ def sums_by_year(data: TrainingData, damping: Tensor) -> dict[int, Sums]:
         days = data.record.gather(starts, length)
         read = days.until(data.input_days)
         plain = regression.features(read.frames, read.observed)
-        angle = read.phase
-        season = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], dim=1)
-        features = (plain[:, :, None] * season[:, None, :, None, None]).flatten(1, 2).flatten(2).transpose(1, 2)
+        features = with_season(plain, read.phase).flatten(2).transpose(1, 2)
         truth, observed = days.frames[:, data.input_days :, 0], days.observed[:, data.input_days :, 0]
         counted = (observed.all(dim=1) * data.cells).sqrt().flatten(1)[:, :, None]
         targets = (truth - damping * read.frames[:, -1]).flatten(2).transpose(1, 2)

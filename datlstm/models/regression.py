@@ -61,10 +61,7 @@ class Regression(nn.Module):
 
     def forward(self, features: Tensor, phase: Tensor) -> Tensor:
         """Map features, and the season ``(B,)`` in radians, to additions to the leads ``(B, leads, 1, H, W)``."""
-        season = torch.stack([torch.ones_like(phase), phase.cos(), phase.sin()], dim=1)
-        scaled = features / self.feature_scale[:, None, None]
-        modulated = scaled[:, :, None] * season[:, None, :, None, None]
-        additions: Tensor = self.coefficients(modulated.flatten(1, 2))
+        additions: Tensor = self.coefficients(with_season(features / self.feature_scale[:, None, None], phase))
         return STEP * additions.unsqueeze(2)
 
     def _maps(self, frames: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,6 +70,12 @@ class Regression(nn.Module):
         changes = [(new - old, here * there) for (new, here), (old, there) in pairwise(days)]
         maps, seen_maps = (torch.stack(part, dim=1) for part in zip(days[0], *changes, strict=True))
         return maps * seen_maps, seen_maps
+
+
+def with_season(features: Tensor, phase: Tensor) -> Tensor:
+    """Return each feature, and its products with cosine and sine of the season, ``(B, HARMONICS * features, H, W)``."""
+    season = torch.stack([torch.ones_like(phase), phase.cos(), phase.sin()], dim=1)
+    return (features[:, :, None] * season[:, None, :, None, None]).flatten(1, 2)
 
 
 def _scales(maps: Tensor, seen: Tensor) -> Iterator[Tensor]:
