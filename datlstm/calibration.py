@@ -11,7 +11,7 @@ import scipy.optimize
 import xarray as xr
 
 SEASONS = ("DJF", "MAM", "JJA", "SON")
-MINIMUM_INITS = 20
+MINIMUM_INITS = 15
 """Inits of a season with fewer keep its raw forecast."""
 
 RIDGE = 1e-3

@@ -317,7 +317,9 @@ def hindcast(
     first_day: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first init day.")],
     last_day: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last init day.")],
     bundle_id: Annotated[str | None, typer.Option("--bundle", help="Default: the champion.")] = None,
-    baseline: Annotated[BaselineName | None, typer.Option(help="Not the bundle but this, of its climatology.")] = None,
+    baseline: Annotated[
+        BaselineName | None, typer.Option(help="Forecast with it, not the model of the bundle.")
+    ] = None,
     settings: SettingsName = None,
 ) -> None:
     """Forecast from every day of a period with one bundle, into a cube of its own; goes on where it was interrupted."""

@@ -265,10 +265,10 @@ class ModelSettings(Frozen):
 class TrainingSettings(Frozen):
     """Training period and effort.
 
-    ``weigh_leads`` has each lead count in the loss by the inverse of what damped persistence errs there.
     Unset days are derived from the archive: the last ``validation_days`` validate, all before them train. A training
     that is asked to stop has ``grace_seconds`` to write a checkpoint before it is killed; a Prefect worker gives a
-    cancelled run 30 s in all.
+    cancelled run 30 s in all. ``weigh_leads`` has each lead count in the loss by the inverse of what damped persistence
+    errs there.
     """
 
     first_day: date | None = None

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from datlstm.calibrating import FOLDS
+from datlstm.calibrating import INITS as SAMPLED
 from datlstm.calibration import MINIMUM_INITS, SEASONS, calibrated, fit_calibration, season_of
 
 DIMS = ("init_time", "lead_time", "latitude", "longitude")
@@ -80,6 +82,16 @@ def test_missing_truth_counts_for_nothing() -> None:
     other = np.where(np.isnan(gappy), 1e3, mean)
     again = fit_calibration(field(other), field(0 * mean), field(damped), field(gappy), WEIGHTS)
     xr.testing.assert_allclose(found, again)
+
+
+@pytest.mark.parametrize("first", pd.date_range("2023-01-01", periods=12, freq="MS"))
+def test_every_fold_of_a_year_leaves_enough_inits_of_each_season(first: pd.Timestamp) -> None:
+    days = pd.date_range(first, periods=366 - 20)
+    inits = days[np.unique(np.linspace(0, len(days) - 1, SAMPLED).round().astype(int))]
+    season = season_of(xr.DataArray(inits)).values
+    for fold in np.array_split(np.arange(len(inits)), FOLDS):
+        left = np.bincount(np.delete(season, fold), minlength=len(SEASONS))
+        assert left.min() >= MINIMUM_INITS
 
 
 def test_a_season_with_few_inits_keeps_the_raw_forecast() -> None:

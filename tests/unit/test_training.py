@@ -142,6 +142,11 @@ def test_another_seed_gives_another_bundle(trained: Settings, champion: Bundle) 
     assert retrain(seeded, *prepare(seeded)).id != champion.id
 
 
+def test_leads_that_weigh_alike_give_another_bundle(trained: Settings, champion: Bundle) -> None:
+    alike = trained.replace(training=trained.training.model_copy(update={"weigh_leads": False}))
+    assert retrain(alike, *prepare(alike)).id != champion.id
+
+
 def test_two_epochs_beat_the_untrained_network_and_forecast(trained: Settings, champion: Bundle) -> None:
     assert champion.training["epochs"] == 2
     assert champion.training["validation_loss"] < champion.training["untrained_validation_loss"]
