@@ -447,7 +447,7 @@ def _announce_bootstrap(settings: Settings) -> None:
     if not _guarded(Archive(settings).exists):
         console.print(
             f"First run: {settings.archive.bootstrap_days} days of archive are filled and a small "
-            f"{settings.model.name} is trained on them. This takes about three minutes on two cores; later nights take "
+            f"{settings.model.name} is trained on them. This takes about five minutes on two cores; later nights take "
             "under one."
         )
 
